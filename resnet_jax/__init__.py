@@ -1,0 +1,37 @@
+"""Training of the nets of "Deep Residual Learning for Image Recognition" (He et al. 2015) in JAX and Flax.
+
+Names are loaded when first used, so that importing the package starts no device and takes no time.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "ResNet": "models.resnet",
+    "create_model": "models.registry",
+    "evaluate_workdir": "evaluation.run",
+    "freeze_batch_norm": "models.normalization",
+    "initialize": "models.registry",
+    "list_models": "models.registry",
+    "load_config": "config",
+    "plot_curves": "analysis.curves",
+    "predict_workdir": "evaluation.predict",
+    "prepare": "data.prepare",
+    "recompute_statistics": "training.batch_statistics",
+    "stack_blocks": "models.stacking",
+    "summarize": "models.summary",
+    "train": "training.loop",
+    "unstack_blocks": "models.stacking",
+}
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(_HOME)}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,97 @@
+"""Training curves, drawn as in the paper's Figure 6: error in % against steps."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from resnet_jax import records
+
+# What the figure shows of a run: the name in metrics.jsonl, the word for it, and how its line looks.
+_LINES: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("train/error_top1", "training", {"linestyle": "--", "linewidth": 0.9, "alpha": 0.85, "zorder": 2.0}),
+    ("validation/error_top1", "validation", {"linestyle": ":", "linewidth": 1.6, "zorder": 2.1}),
+    ("test/error_top1", "test", {"linestyle": "-", "linewidth": 2.2, "zorder": 2.2}),
+)
+# Every run starts near chance; a scale that holds its first steps would press the rest of the curve flat.
+_LEFT_OUT_OF_SCALE = 0.1
+
+_Curves = dict[str, tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]]
+
+
+def plot_curves(
+    metrics: str | os.PathLike | Sequence[tuple[str, str | os.PathLike]], output: str | os.PathLike
+) -> Path:
+    """Plots the errors of one run or several: training dashed and thin, test bold, a colour for each run.
+
+    The error axis starts at 0 and holds everything but the first tenth of the steps, so that the level at
+    the end can be read. The legend gives each curve's last error.
+
+    Args:
+      metrics: a `metrics.jsonl`, or pairs of a label and such a file.
+      output: the picture; its ending chooses the format (.png, .pdf, .svg), its folder is made.
+
+    Returns:
+      The path of the picture.
+
+    Raises:
+      FileNotFoundError: a metrics file is not there.
+      ValueError: a run has no error to plot, or there is no run.
+    """
+    runs = [("", metrics)] if isinstance(metrics, str | os.PathLike) else list(metrics)
+    if not runs:
+        raise ValueError("metrics=[]: there is no run to plot")
+    curves = [(label, _error_curves(path)) for label, path in runs]
+    # A Figure of its own canvas: pyplot would keep the figure, and choose a display the machine may not have.
+    figure = Figure(figsize=(7.2, 4.8), dpi=160, layout="constrained")
+    axes = figure.add_subplot()
+    for number, (label, by_name) in enumerate(curves):
+        _draw_run(axes, label, by_name, colour=f"C{number}")
+    _finish_axes(axes, [curve for _, by_name in curves for curve in by_name.values()])
+    output = Path(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output)
+    return output
+
+
+def _error_curves(path: str | os.PathLike) -> _Curves:
+    found = records.read_metrics(path)
+    wanted = [name for name, _, _ in _LINES]
+    curves = {name: found[name] for name in wanted if name in found and np.isfinite(found[name][1]).any()}
+    if not curves:
+        raise ValueError(f"{path} holds none of {', '.join(wanted)} to plot, only {sorted(found)}")
+    return curves
+
+
+def _draw_run(axes: Axes, label: str, curves: _Curves, *, colour: str) -> None:
+    for name, word, style in _LINES:
+        if name in curves:
+            steps, errors = curves[name]
+            finite = errors[np.isfinite(errors)]
+            text = f"{label} {word}, {100 * finite[-1]:.2f} % at the end".lstrip()
+            # One point makes no line.
+            marker = "o" if len(steps) == 1 else None
+            axes.plot(steps, 100 * errors, color=colour, label=text, marker=marker, **style)
+
+
+def _finish_axes(axes: Axes, curves: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    last = max(steps.max() for steps, _ in curves)
+    first = min(steps.min() for steps, _ in curves)
+    begin = first + _LEFT_OUT_OF_SCALE * (last - first)
+    shown = np.concatenate([errors[(steps >= begin) & np.isfinite(errors)] for steps, errors in curves])
+    if shown.size == 0:  # every value after the beginning is NaN
+        shown = np.concatenate([errors[np.isfinite(errors)] for _, errors in curves])
+    axes.set_ylim(0, float(np.clip(108 * shown.max(), 1, 104)))
+    axes.set_xlim(0, float(last) * 1.01 or 1)
+    axes.set_xlabel("steps")
+    axes.set_ylabel("error (%)")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.grid(True, color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=True, framealpha=0.9, edgecolor="0.85", fontsize="small")

@@ -1,0 +1,1 @@
+"""Data sets: where they live, how they are made, and how they reach the device."""

@@ -1,0 +1,1 @@
+"""TFDS builders that make data sets in ArrayRecord form without TensorFlow."""

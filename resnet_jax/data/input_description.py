@@ -1,0 +1,67 @@
+"""What a net expects of its input; it travels with the parameters."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+NORMALIZATIONS = ("pixel_mean", "channel_mean", "channel_mean_std")
+
+
+@dataclass(frozen=True)
+class InputDescription:
+    """Shape, pixel statistics and class names.
+
+    Attributes:
+      image_shape: (height, width, channels).
+      mean: subtracted from the pixels (0 to 255): [h, w, c] for a mean image, or [c].
+      std: the difference is divided by it, [c]; ones in the paper.
+      class_names: by class number.
+    """
+
+    image_shape: tuple[int, int, int]
+    mean: np.ndarray
+    std: np.ndarray
+    class_names: tuple[str, ...]
+
+    def save(self, path: Path) -> None:
+        """Writes the description as an .npz file of plain arrays."""
+        arrays = {"image_shape": np.asarray(self.image_shape), "mean": self.mean, "std": self.std}
+        np.savez(path, class_names=np.asarray(self.class_names, dtype=np.str_), **arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> "InputDescription":
+        """Reads what `save` wrote."""
+        with np.load(path, allow_pickle=False) as file:
+            height, width, channels = (int(side) for side in file["image_shape"])
+            names = tuple(str(name) for name in file["class_names"])
+            return cls((height, width, channels), file["mean"], file["std"], names)
+
+
+def describe_input(
+    images: UInt8[np.ndarray, "n h w c"], class_names: tuple[str, ...], *, normalization: str
+) -> InputDescription:
+    """Computes the pixel statistics of the training images.
+
+    Args:
+      images: all training images, uint8.
+      class_names: by class number.
+      normalization: "pixel_mean" (the paper, section 4.2: the mean image is subtracted), "channel_mean", or
+        "channel_mean_std" (also divided by each channel's standard deviation).
+
+    Raises:
+      ValueError: for another normalization.
+    """
+    if normalization not in NORMALIZATIONS:
+        raise ValueError(f"normalization={normalization!r} is not one of {', '.join(NORMALIZATIONS)}")
+    pixel_mean = images.mean(0, dtype=np.float64)
+    channel_mean = pixel_mean.mean((0, 1))
+    std = np.ones_like(channel_mean)
+    if normalization == "channel_mean_std":
+        chunks = (images[start : start + 4096].astype(np.float64) for start in range(0, len(images), 4096))
+        squares = sum(np.square(chunk - channel_mean).sum((0, 1, 2)) for chunk in chunks)
+        std = np.sqrt(squares / (images.size / images.shape[-1]))
+    mean = pixel_mean if normalization == "pixel_mean" else channel_mean
+    height, width, channels = images.shape[1:]
+    return InputDescription((height, width, channels), mean.astype(np.float32), std.astype(np.float32), class_names)

@@ -1,0 +1,102 @@
+"""Data sets held whole in device memory as uint8, and the order in which training visits them.
+
+Training reads an endless stream: epoch after epoch, each a fresh permutation of all examples. Batch k holds the
+stream's positions k * batch_size and on, so it may span two epochs and nothing is dropped. It depends on the seed and
+on k alone, not on devices, hosts or restarts.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Int, UInt8
+
+from resnet_jax.data.batch import Batch
+from resnet_jax.data.device_augment import normalize, pad_crop_flip
+from resnet_jax.distributed import split_batch
+from resnet_jax.random_keys import named_key
+
+
+class ResidentData(flax.struct.PyTreeNode):
+    """All examples of a split.
+
+    Attributes:
+      images: uint8 of shape [n, h, w, c].
+      labels: int32 class numbers of shape [n].
+    """
+
+    images: Any
+    labels: Any
+
+    def __len__(self) -> int:
+        return self.images.shape[0]
+
+
+class EpochOrders:
+    """The permutations of two consecutive epochs at a time, made on the device when first needed."""
+
+    def __init__(self, *, seed: int, count: int):
+        self.count = count
+        self._key = named_key(seed, "order")
+        self._permute = jax.jit(self._permutations)
+        self._epoch = -1
+        self._pair: Array | None = None
+
+    def at(self, position: int) -> tuple[Array, int]:
+        """The orders needed from a position on.
+
+        Args:
+          position: of an example in the stream.
+
+        Returns:
+          Example numbers of the position's epoch and of the next one, int32 [2 * count], and the position
+          at which that epoch starts.
+        """
+        epoch = position // self.count
+        if epoch != self._epoch:
+            self._epoch, self._pair = epoch, self._permute(epoch)
+        assert self._pair is not None
+        return self._pair, epoch * self.count
+
+    def _permutations(self, epoch):
+        keys = [jax.random.fold_in(self._key, epoch + offset) for offset in (0, 1)]
+        return jnp.concatenate([jax.random.permutation(key, self.count) for key in keys])
+
+
+def take_rows(data: ResidentData, rows: Int[Array, " b"]) -> tuple[UInt8[Array, "b h w c"], Int[Array, " b"]]:
+    """Images and labels of the given examples."""
+    return jnp.take(data.images, rows, axis=0), jnp.take(data.labels, rows, axis=0)
+
+
+BatchAt = Callable[[ResidentData, Array, Any, Any], Batch]
+
+
+def make_batch_at(
+    mesh: Mesh, *, seed: int, batch_size: int, mean: np.ndarray, std: np.ndarray, pad: int, flip: bool
+) -> BatchAt:
+    """Returns the pure function (data, orders, epoch_start, k) -> the k-th training batch.
+
+    Args:
+      mesh: devices that share the batch.
+      seed: of the augmentation.
+      batch_size: examples over all devices.
+      mean: mean image or channel mean, in pixel values.
+      std: per channel.
+      pad: pixels, see `pad_crop_flip`.
+      flip: see `pad_crop_flip`.
+    """
+    key = named_key(seed, "augment")
+
+    def batch_at(data: ResidentData, orders, epoch_start, k) -> Batch:
+        positions = k * batch_size + jnp.arange(batch_size)
+        rows = jax.lax.with_sharding_constraint(orders[positions - epoch_start], split_batch(mesh))
+        images, labels = take_rows(data, rows)
+        images = pad_crop_flip(normalize(images, mean, std), positions, key, pad=pad, flip=flip)
+        images = jax.lax.with_sharding_constraint(images, split_batch(mesh))
+        return Batch(image=images, label=labels, weight=jnp.ones(batch_size, jnp.float32))
+
+    return batch_at

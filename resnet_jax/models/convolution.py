@@ -1,0 +1,113 @@
+"""One convolution for every net, whose gradients are fast on a CPU and left alone elsewhere.
+
+XLA's CPU compiler turns the transposed convolutions of an ordinary gradient into naive loop nests inside any
+`scan` or `while` (20 to 38 times slower), and its weight gradient is slow everywhere. Writing both gradients
+as ordinary NHWC/HWIO convolutions cures the first; splitting the weight gradient over the batch most of the second.
+Accelerators get JAX's own gradient.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+Padding = tuple[tuple[int, int], tuple[int, int]]
+
+_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+# Output positions of one part of the weight gradient, and the most parts: the best of 4, 16 and 64 parts for
+# 32x32x16, 16x16x32 and 8x8x64 outputs of 128 images (16, 16 and 4 parts).
+_POSITIONS_PER_PART = 2048
+_MOST_PARTS = 16
+
+
+def _plain_convolution(images, kernel, *, strides, padding):
+    return lax.conv_general_dilated(images, kernel, strides, padding, dimension_numbers=_DIMENSIONS)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def convolution(
+    images: Float[Array, "n h w c"],
+    kernel: Float[Array, "kh kw c f"],
+    strides: tuple[int, int],
+    padding: Padding,
+) -> Float[Array, "n oh ow f"]:
+    """Two-dimensional convolution in NHWC/HWIO form with explicit padding.
+
+    Args:
+      images: input of shape [n, h, w, c].
+      kernel: weights of shape [kh, kw, c, f], of the images' dtype.
+      strides: steps between output positions, in pixels.
+      padding: ((top, bottom), (left, right)) rows and columns of zeros.
+
+    Returns:
+      Output of shape [n, (h + top + bottom - kh) // strides[0] + 1, ..., f].
+    """
+    return _plain_convolution(images, kernel, strides=strides, padding=padding)
+
+
+def _forward(images, kernel, strides, padding):
+    return convolution(images, kernel, strides, padding), (images, kernel)
+
+
+def _backward(strides, padding, residuals, gradient):
+    def own(images, kernel, gradient):
+        conv = partial(_plain_convolution, strides=strides, padding=padding)
+        return jax.vjp(conv, images, kernel)[1](gradient)
+
+    def canonical(images, kernel, gradient):
+        return (
+            _input_gradient(gradient, kernel, images.shape, strides, padding),
+            _kernel_gradient(images, gradient, kernel.shape, strides, padding),
+        )
+
+    return lax.platform_dependent(*residuals, gradient, cpu=canonical, default=own)
+
+
+convolution.defvjp(_forward, _backward)
+
+
+def _dilated(size: int, stride: int) -> int:
+    return (size - 1) * stride + 1
+
+
+def _input_gradient(gradient, kernel, input_shape, strides, padding):
+    """The gradient spread out by the strides, convolved with the kernel turned by 180 degrees."""
+    pads = []
+    for axis in (0, 1):
+        low = kernel.shape[axis] - 1 - padding[axis][0]
+        high = input_shape[axis + 1] + padding[axis][0] - _dilated(gradient.shape[axis + 1], strides[axis])
+        pads.append((low, high))
+    turned = jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2)
+    return lax.conv_general_dilated(
+        gradient, turned, (1, 1), pads, lhs_dilation=strides, dimension_numbers=_DIMENSIONS
+    )
+
+
+def _kernel_gradient(images, gradient, kernel_shape, strides, padding):
+    """Channels play the batch, the batch plays the channels; summed over parts of the batch."""
+    count, height, width, _ = gradient.shape
+    pads = []
+    for axis in (0, 1):
+        reach = _dilated(gradient.shape[axis + 1], strides[axis]) + kernel_shape[axis] - 1
+        pads.append((padding[axis][0], reach - images.shape[axis + 1] - padding[axis][0]))
+    parts = _parts(count, positions=count * height * width)
+    # Every parts-th example, not a run of them: a batch split over devices stays where it is.
+    images = images.reshape(count // parts, parts, *images.shape[1:])
+    gradient = gradient.reshape(count // parts, parts, *gradient.shape[1:])
+    total = None
+    for part in range(parts):
+        lhs = images[:, part].transpose(3, 1, 2, 0)
+        rhs = gradient[:, part].transpose(1, 2, 0, 3)
+        piece = lax.conv_general_dilated(
+            lhs, rhs, (1, 1), pads, rhs_dilation=strides, dimension_numbers=_DIMENSIONS
+        )
+        total = piece if total is None else total + piece
+    return total.transpose(1, 2, 0, 3)
+
+
+def _parts(count: int, *, positions: int) -> int:
+    """The largest divisor of `count` that leaves every part enough positions."""
+    most = min(_MOST_PARTS, positions // _POSITIONS_PER_PART)
+    return next((parts for parts in range(most, 1, -1) if count % parts == 0), 1)

@@ -1,0 +1,117 @@
+"""The nets' names and what they stand for, without jax, so that a wrong name or option stops at once."""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+# Table 1: depth -> (block, blocks per stage).
+_IMAGENET = {
+    18: ("basic", (2, 2, 2, 2)),
+    34: ("basic", (3, 4, 6, 3)),
+    50: ("bottleneck", (3, 4, 6, 3)),
+    101: ("bottleneck", (3, 4, 23, 3)),
+    152: ("bottleneck", (3, 8, 36, 3)),
+}
+# Section 4.2 and Table 6; any other depth of 6n + 2 works too.
+_CIFAR_DEPTHS = (20, 32, 44, 56, 110, 1202)
+
+# The attributes of `ResNet`; tests/test_registry.py holds the two equal.
+_OPTIONS = (
+    "stage_sizes", "num_classes", "stem", "block", "shortcut", "stride_in", "activation_order", "norm",
+    "bn_group_size", "bn_momentum", "zero_init_residual", "dropout_rate", "width", "scan", "remat", "dtype",
+)  # fmt: skip
+_CHOICES = {
+    "stem": ("imagenet", "cifar"),
+    "block": ("basic", "bottleneck"),
+    "shortcut": ("A", "B", "C"),
+    "stride_in": ("1x1", "3x3"),
+    "activation_order": ("post", "pre"),
+    "norm": ("batch", "frozen"),
+    "dtype": ("float32", "bfloat16"),
+}
+
+
+def _imagenet(block: str, sizes: tuple[int, ...], **options) -> dict[str, Any]:
+    return {"stem": "imagenet", "block": block, "stage_sizes": sizes, "width": 64, "num_classes": 1000, **options}
+
+
+_MODELS: dict[str, dict[str, Any]] = {
+    **{f"resnet{depth}": _imagenet(*_IMAGENET[depth], shortcut="B") for depth in _IMAGENET},
+    **{f"resnet{depth}_v1_5": _imagenet(*_IMAGENET[depth], shortcut="B", stride_in="3x3") for depth in (50, 101, 152)},
+    **{f"plain{depth}": _imagenet(*_IMAGENET[depth], shortcut=None) for depth in (18, 34)},
+}
+
+
+def list_models() -> list[str]:
+    """Names that `create_model` knows; the CIFAR families take any depth of 6n + 2 besides those listed."""
+    return [*_MODELS, *(f"cifar_{family}{depth}" for family in ("resnet", "plain") for depth in _CIFAR_DEPTHS)]
+
+
+def settings_of(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes of `ResNet` that a name and options stand for.
+
+    Args:
+      name: one of `list_models()`, or a CIFAR net of any depth 6n + 2.
+      options: attributes that differ from the named net's; None keeps what the name says, except for num_classes,
+        where it leaves the classifier out.
+
+    Raises:
+      ValueError: for an unknown name or option, a value that is not among the choices, or options that
+        contradict each other.
+    """
+    settings = {"block": "basic", "dtype": "float32", **_named(name)}
+    for key, value in options.items():
+        if key not in _OPTIONS:
+            raise ValueError(f"unknown option {key!r} of {name}; {_nearest(key, _OPTIONS)}")
+        if value is not None or key == "num_classes":
+            settings[key] = value
+    settings["stage_sizes"] = tuple(settings["stage_sizes"])
+    _check(name, settings, options)
+    return settings
+
+
+def _named(name: str) -> dict[str, Any]:
+    if name in _MODELS:
+        return dict(_MODELS[name])
+    cifar = re.fullmatch(r"cifar_(resnet|plain)(\d+)", name)
+    if not cifar:
+        raise ValueError(f"unknown model {name!r}; {_nearest(name, list_models())}")
+    depth = int(cifar[2])
+    if depth < 8 or (depth - 2) % 6:
+        lower = max(8, depth - (depth - 2) % 6)
+        raise ValueError(f"{name}: a CIFAR net has 6n + 2 layers; the nearest depths are {lower} and {lower + 6}")
+    return {
+        "stem": "cifar",
+        "stage_sizes": ((depth - 2) // 6,) * 3,
+        "num_classes": 10,
+        "shortcut": "A" if cifar[1] == "resnet" else None,
+        "width": 16,
+    }
+
+
+def _check(name: str, settings: dict[str, Any], options: dict[str, Any]) -> None:
+    for key, allowed in _CHOICES.items():
+        value = settings.get(key)
+        if value is not None and str(value) not in allowed:
+            raise ValueError(f"{name}: {key}={value!s} is not one of {', '.join(allowed)}")
+    sizes = settings["stage_sizes"]
+    if not sizes or any(not isinstance(size, int) or size < 1 for size in sizes):
+        raise ValueError(f"{name}: stage_sizes={sizes} must be positive whole numbers, one per stage")
+    for key in ("width", "bn_group_size", "num_classes"):
+        value = settings.get(key)
+        if value is not None and value < 1:
+            raise ValueError(f"{name}: {key}={value} must be at least 1")
+    if not 0.0 <= settings.get("dropout_rate", 0.0) < 1.0:
+        raise ValueError(f"{name}: dropout_rate={settings['dropout_rate']} must be in [0, 1)")
+    if "plain" in name and options.get("shortcut") is not None:
+        raise ValueError(f"{name} has no shortcuts, so shortcut={options['shortcut']!r} means nothing; choose its twin")
+    if settings["block"] == "basic" and options.get("stride_in") is not None:
+        raise ValueError(f"{name} has basic blocks, which take the stride in their first 3x3; leave stride_in out")
+    if settings.get("activation_order") == "pre" and settings.get("zero_init_residual"):
+        raise ValueError(f"{name}: zero_init_residual needs activation_order='post'; before a ReLU a zero never moves")
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1)
+    return (f"did you mean {close[0]!r}? " if close else "") + f"Known: {', '.join(names)}"

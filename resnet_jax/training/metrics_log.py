@@ -1,0 +1,66 @@
+"""Training metrics, read from the device later than they are made, so that writing them never stalls it."""
+
+import time
+from collections import deque
+from typing import Any
+
+from jaxtyping import Array
+
+from resnet_jax.training.state import Progress
+
+
+class MetricsLog:
+    """Queues what the steps have counted and writes it once the device is sure to be done with it.
+
+    Args:
+      writer: has `write_scalars(step, scalars)`.
+      batch_size: examples per step.
+      stop_at_non_finite: raise when an update was skipped because its loss or gradients were not finite.
+      start_step: steps done before.
+    """
+
+    def __init__(self, writer: Any, *, batch_size: int, stop_at_non_finite: bool, start_step: int):
+        self._writer = writer
+        self._batch_size = batch_size
+        self._stop = stop_at_non_finite
+        self._pending: deque[tuple[int, Progress, Array]] = deque()
+        self._last_step = start_step
+        self._last_time = time.perf_counter()
+
+    def push(self, step: int, progress: Progress, learning_rate: Array) -> None:
+        """Hands over the metrics up to `step`; those handed over before are read and written now."""
+        self._pending.append((step, progress, learning_rate))
+        while len(self._pending) > 1:
+            self._write(*self._pending.popleft())
+
+    def drain(self) -> None:
+        """Waits for the device and writes all that is queued."""
+        while self._pending:
+            self._write(*self._pending.popleft())
+
+    def leave_out(self, seconds: float) -> None:
+        """Takes time that was not spent on training out of the next line's images per second."""
+        self._last_time += seconds
+
+    def check(self, progress: Progress) -> None:
+        """Raises FloatingPointError if an update was skipped and the run is to stop then; waits for the device."""
+        if self._stop and int(progress.skipped):
+            step, loss = int(progress.bad_step) + 1, float(progress.bad_loss)
+            raise FloatingPointError(
+                f"step {step}: the loss or a gradient is not finite (loss {loss}); the update was not made. "
+                "Lower schedule.learning_rate, or set train.non_finite=skip to leave such updates out"
+            )
+
+    def _write(self, step: int, progress: Progress, learning_rate: Array) -> None:
+        skipped = int(progress.skipped)
+        now = time.perf_counter()
+        seconds, steps = now - self._last_time, step - self._last_step
+        self._last_time, self._last_step = now, step
+        scalars = {"train/learning_rate": float(learning_rate), "train/skipped": float(skipped)}
+        if float(progress.sums.count):
+            means = progress.sums.means()
+            scalars |= {"train/loss": means["loss"], "train/error_top1": means["error_top1"]}
+        if steps and seconds > 0:
+            scalars["train/images_per_second"] = steps * self._batch_size / seconds
+        self._writer.write_scalars(step, scalars)
+        self.check(progress)

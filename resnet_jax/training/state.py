@@ -1,0 +1,77 @@
+"""Everything that training carries from one step to the next."""
+
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from resnet_jax.evaluation.metrics import Sums
+from resnet_jax.training.schedules import Schedule
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """The state of training; with the config it determines all that follows.
+
+    Attributes:
+      step: updates done (or skipped), int32.
+      params: trainable values, float32.
+      batch_stats: running statistics of batch normalization, float32.
+      opt_state: the optimizer's, e.g. momentum.
+      schedule_state: the schedule's, e.g. whether the 110-layer warm-up is over.
+    """
+
+    step: Any
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    schedule_state: Any
+
+    @classmethod
+    def create(cls, variables: dict, optimizer: optax.GradientTransformation, schedule: Schedule) -> "TrainState":
+        """The state before the first step."""
+        return cls(
+            step=jnp.zeros((), jnp.int32),
+            params=variables["params"],
+            batch_stats=variables.get("batch_stats", {}),
+            opt_state=optimizer.init(variables["params"]),
+            schedule_state=schedule.init(),
+        )
+
+    @property
+    def variables(self) -> dict:
+        """What `model.apply` takes."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+class Progress(flax.struct.PyTreeNode):
+    """What has been seen since metrics were last written; kept on the device so that no step waits for the host.
+
+    Attributes:
+      sums: loss and errors of the training batches, skipped ones left out.
+      skipped: updates left out because the loss or a gradient was not finite, int32.
+      bad_step: the first of them, int32; -1 if none.
+      bad_loss: its loss, float32.
+    """
+
+    sums: Sums
+    skipped: Any
+    bad_step: Any
+    bad_loss: Any
+
+    @classmethod
+    def zero(cls) -> "Progress":
+        """Nothing seen yet."""
+        return cls(Sums.zero(), jnp.zeros((), jnp.int32), jnp.full((), -1, jnp.int32), jnp.zeros((), jnp.float32))
+
+    def add(self, sums: Sums, *, finite: Array, step: Array, loss: Array) -> "Progress":
+        """Counts one batch."""
+        first_bad = ~finite & (self.skipped == 0)
+        return Progress(
+            sums=jax.tree.map(lambda old, new: jnp.where(finite, old + new, old), self.sums, sums),
+            skipped=self.skipped + ~finite,
+            bad_step=jnp.where(first_bad, step, self.bad_step),
+            bad_loss=jnp.where(first_bad, loss, self.bad_loss),
+        )

@@ -1,0 +1,70 @@
+"""The folder of a run: what is in it, and that it belongs to one config."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from resnet_jax import config as configs
+
+# Where the data lies may differ between machines without changing the run.
+_MAY_DIFFER = ("data.data_dir",)
+
+
+class Workdir:
+    """Paths of a run's files.
+
+    Attributes:
+      path: the folder.
+      config: config.json, the resolved config.
+      input: input.npz, what the net expects of its input.
+      metrics: metrics.jsonl, one line of scalars each time metrics are written.
+      tensorboard: folder of TensorBoard events.
+      checkpoints: folder of checkpoints.
+      record: record.json, written at the end.
+      curves: curves.png, training and test error over the steps, drawn at the end.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        self.config = self.path / "config.json"
+        self.input = self.path / "input.npz"
+        self.metrics = self.path / "metrics.jsonl"
+        self.tensorboard = self.path / "tensorboard"
+        self.checkpoints = self.path / "checkpoints"
+        self.record = self.path / "record.json"
+        self.curves = self.path / "curves.png"
+
+    def read_config(self) -> Any:
+        """The config of the run in this folder; FileNotFoundError if there is none."""
+        if not self.config.is_file():
+            raise FileNotFoundError(f"{self.path} is not the workdir of a run: it has no {self.config.name}")
+        return configs.from_json(self.config.read_text())
+
+    def refuse_other_config(self, config: Any) -> None:
+        """Raises ValueError, naming the keys, if the folder belongs to a run with another config."""
+        if not self.config.is_file():
+            return
+        theirs = self.read_config()
+        differing = configs.differing_keys(theirs, config)
+        keys = [key for key in differing if key not in _MAY_DIFFER and not key.startswith("steps.")]
+        if keys:
+            listed = "; ".join(f"{key}: {_value(theirs, key)!r} there, {_value(config, key)!r} now" for key in keys)
+            raise ValueError(
+                f"the workdir {self.path} was made with another config ({listed}); "
+                "choose another workdir, or the same config to go on with this run"
+            )
+
+    def write_config(self, resolved: Any) -> None:
+        """Makes the folder and writes the resolved config, all of it or nothing."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        temporary = self.config.with_suffix(".tmp")
+        temporary.write_text(configs.to_json(resolved))
+        temporary.replace(self.config)
+
+
+def _value(config: Any, key: str) -> Any:
+    for part in key.split("."):
+        if part not in config:
+            return None
+        config = config[part]
+    return config

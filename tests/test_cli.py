@@ -1,0 +1,241 @@
+"""The command line passes on what was typed, answers at once, and ends a user error with one line."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from resnet_jax import __version__, cli
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+EVALUATION = {"error_top1": 0.0194444, "error_top5": 0.0, "count": 360, "protocol": "center"}
+
+
+@pytest.fixture
+def package(monkeypatch):
+    """Stands in for the functions that the command line calls; `.calls` has what they were given."""
+    fake = SimpleNamespace(calls=[], answers={}, error=None)
+
+    def function(module, name):
+        def stand_in(*args, **kwargs):
+            fake.calls.append((name, args, kwargs))
+            if fake.error:
+                raise fake.error
+            return fake.answers[name]
+
+        home = ModuleType(module)
+        setattr(home, name, stand_in)
+        monkeypatch.setitem(sys.modules, module, home)
+
+    function("resnet_jax.training.loop", "train")
+    function("resnet_jax.evaluation.run", "evaluate_workdir")
+    function("resnet_jax.evaluation.predict", "predict_workdir")
+    function("resnet_jax.models.summary", "summarize")
+    function("resnet_jax.data.prepare", "prepare")
+    function("resnet_jax.records", "report")
+    fake.answers = {
+        "train": {"test": EVALUATION},
+        "evaluate_workdir": EVALUATION,
+        "predict_workdir": [[("three", 0.75), ("eight", 0.25)], [("six", 1.0)]],
+        "summarize": "the table",
+        "prepare": Path("sets/cifar10/3.0.2"),
+        "report": "the report",
+    }
+    return fake
+
+
+def test_train_passes_the_config_and_the_workdir(package, capsys):
+    words = ["train", "--config=digits:plain20", "--workdir", "run", "--config.train.batch_size=64"]
+    assert cli.main([*words, "--config.seed", "7", "--config.schedule.learning_rate=0.2"]) == 0
+    [(name, (config, workdir), options)] = package.calls
+    assert (name, workdir, options) == ("train", "run", {})
+    assert (config.model.name, config.train.batch_size, config.seed) == ("cifar_plain20", 64, 7)
+    assert config.schedule.learning_rate == 0.2
+    assert capsys.readouterr().out == "test error 1.94 % of 360 images; see run\n"
+
+
+def test_the_last_override_of_a_key_holds(package):
+    assert cli.main(["train", "--config=digits", "--workdir=run", "--config.seed=1", "--config.seed=2"]) == 0
+    assert package.calls[0][1][0].seed == 2
+
+
+def test_print_config_trains_nothing_and_can_be_trained_from(package, capsys, tmp_path):
+    assert cli.main(["train", "--config=digits", "--print_config", "--config.seed=5"]) == 0
+    assert package.calls == []
+    stored = tmp_path / "config.json"
+    stored.write_text(capsys.readouterr().out)
+    assert cli.main(["train", f"--config={stored}", "--print_config"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(stored.read_text())
+    assert json.loads(stored.read_text())["seed"] == 5
+
+
+def test_evaluate_passes_its_flags_and_prints_lines(package, capsys):
+    assert cli.main(["evaluate", "--workdir=run"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "error_top1: 1.94 %",
+        "error_top5: 0.00 %",
+        "count: 360",
+        "protocol: center",
+    ]
+    flags = [
+        "--checkpoint=300",
+        "--protocol=ten_crop",
+        "--split=train",
+        "--data_dir=sets",
+        "--recompute_statistics=20",
+    ]
+    assert cli.main(["evaluate", "--workdir=run", "--json", *flags]) == 0
+    assert json.loads(capsys.readouterr().out) == EVALUATION
+    defaults = {"protocol": "center", "checkpoint": "latest", "split": None, "data_dir": None}
+    given = {"protocol": "ten_crop", "checkpoint": 300, "split": "train", "data_dir": "sets"}
+    assert package.calls == [
+        ("evaluate_workdir", ("run",), {**defaults, "recompute_statistics": 0}),
+        ("evaluate_workdir", ("run",), {**given, "recompute_statistics": 20}),
+    ]
+
+
+def test_predict_prints_the_classes_of_each_image(package, capsys):
+    assert cli.main(["predict", "--workdir=run", "--checkpoint=best", "--top=2", "a.png", "b.png"]) == 0
+    assert capsys.readouterr().out == "a.png\n   75.00 %  three\n   25.00 %  eight\nb.png\n  100.00 %  six\n"
+    assert package.calls == [
+        ("predict_workdir", ("run", ["a.png", "b.png"]), {"checkpoint": "best", "top": 2})
+    ]
+    assert cli.main(["predict", "--workdir=run", "--json", "a.png", "b.png"]) == 0
+    assert json.loads(capsys.readouterr().out)["a.png"] == [["three", 0.75], ["eight", 0.25]]
+
+
+def test_summarize_passes_only_what_was_given(package, capsys):
+    assert cli.main(["summarize", "resnet50"]) == 0
+    assert cli.main(["summarize", "resnet50", "--image_size=96", "--shortcut=C", "--stride_in=3x3"]) == 0
+    assert package.calls == [
+        ("summarize", ("resnet50",), {}),
+        ("summarize", ("resnet50",), {"image_size": 96, "shortcut": "C", "stride_in": "3x3"}),
+    ]
+    assert capsys.readouterr().out == "the table\n" * 2
+
+
+def test_prepare_and_report_print_what_they_made(package, capsys):
+    assert cli.main(["prepare", "cifar10", "--data_dir=sets", "--source=cifar.tar.gz"]) == 0
+    assert cli.main(["report", "experiments/degradation"]) == 0
+    assert package.calls == [
+        ("prepare", ("cifar10",), {"data_dir": "sets", "source": "cifar.tar.gz"}),
+        ("report", ("experiments/degradation",), {}),
+    ]
+    assert capsys.readouterr().out == "sets/cifar10/3.0.2\nthe report\n"
+
+
+TRAIN = ("train", "--config=digits", "--workdir=run")
+ERRORS = [
+    ((), "a command comes first: train, evaluate"),
+    (("--workdir=run", "train"), "a command comes first"),
+    (("trian", "--config=digits"), "unknown command 'trian'; did you mean 'train'?"),
+    (("train", "--config=digits", "--wrkdir=run"), "unknown flag --wrkdir of train; did you mean --workdir?"),
+    ((*TRAIN, "--confg.train.batch_size=8"), "did you mean --config.train.batch_size?"),
+    ((*TRAIN, "--train.batch_size", "8"), "did you mean --config.train.batch_size?"),
+    (
+        (*TRAIN, "--config.train.bacth_size=8"),
+        "unknown config key train.bacth_size; did you mean train.batch_size?",
+    ),
+    ((*TRAIN, "--config.optimizer.learning_rate", "1"), "did you mean schedule.learning_rate?"),
+    ((*TRAIN, "--config.schedule.name=cosin"), "schedule.name=cosin: must be one of"),
+    ((*TRAIN, "--config.schedule.learning_rate=nan"), "must be a finite number above 0"),
+    ((*TRAIN, "--config.model.scan"), "--config.model.scan needs a value"),
+    ((*TRAIN, "--config.model.scan", "--print_config"), "--config.model.scan needs a value"),
+    ((*TRAIN, "more"), "unexpected argument 'more' of train"),
+    (("train", "--config=digits"), "the flag --workdir is needed"),
+    (("train", "--workdir=run"), "the flag --config is needed"),
+    (("train", "--config=digit", "--workdir=run"), "no config 'digit'; did you mean 'digits'?"),
+    (("train", "--config=digits:resnet21", "--workdir=run"), "did you mean 'resnet20'?"),
+    (("evaluate",), "the flag --workdir is needed"),
+    (("evaluate", "--workdir=run", "--config.seed=1"), "unknown flag --config.seed of evaluate"),
+    (("evaluate", "--workdir=run", "--checkpont=best"), "did you mean --checkpoint?"),
+    (("evaluate", "--work=run"), "unknown flag --work of evaluate; did you mean --workdir?"),
+    (("predict", "--workdir=run"), "required: IMAGE"),
+    (("summarize", "resnet50", "--image-size=96"), "did you mean --image_size?"),
+    (("summarize", "resnet50", "--image_size=big"), "invalid int value: 'big'"),
+    (("prepare",), "required: DATASET"),
+]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"), ERRORS, ids=lambda part: " ".join(part)[-40:] if part else "none"
+)
+def test_a_user_error_is_one_line_and_code_2(package, capsys, words, message):
+    assert cli.main(words) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and package.calls == []
+    assert err.startswith("resnet-jax: error: ") and err.count("\n") == 1 and message in err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (ValueError("wrong workdir"), 2, "resnet-jax: error: wrong workdir\n"),
+        (FileNotFoundError("no data"), 2, "resnet-jax: error: no data\n"),
+        (FloatingPointError("loss is nan at step 7"), 3, "resnet-jax: error: loss is nan at step 7\n"),
+        (KeyboardInterrupt(), 130, "resnet-jax: interrupted\n"),
+    ],
+)
+def test_errors_of_the_package_have_their_exit_codes(package, capsys, monkeypatch, error, code, line):
+    package.error = error
+    monkeypatch.delenv(cli.TRACEBACK, raising=False)
+    assert cli.main(TRAIN) == code
+    assert capsys.readouterr().err == line
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(package, monkeypatch):
+    package.error = TypeError("a bug")
+    with pytest.raises(TypeError, match="a bug"):
+        cli.main(TRAIN)
+    package.error = ValueError("asked for")
+    monkeypatch.setenv(cli.TRACEBACK, "1")
+    with pytest.raises(ValueError, match="asked for"):
+        cli.main(TRAIN)
+
+
+def run(*words):
+    """The command as a process: result, and the seconds it took."""
+    environment = {name: value for name, value in os.environ.items() if name != cli.TRACEBACK}
+    start = time.perf_counter()
+    result = subprocess.run(
+        [sys.executable, "-m", "resnet_jax", *words],
+        cwd=CHECKOUT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    return result, time.perf_counter() - start
+
+
+@pytest.mark.parametrize("words", [("--help",), ("-h",), ("train", "--help"), ("--version",)])
+def test_help_is_there_within_a_second(words):
+    # The better of two: the first may have to compile the files, and the machine has other work.
+    result, seconds = min((run(*words) for _ in range(2)), key=lambda pair: pair[1])
+    assert result.returncode == 0 and result.stderr == ""
+    assert seconds < 1
+    if words == ("--version",):
+        assert result.stdout.strip() == __version__
+    elif words == ("train", "--help"):
+        assert "--workdir" in result.stdout and "--config.schedule.learning_rate=0.1" in result.stdout
+    else:
+        assert all(f"\n  {command} " in result.stdout for command in cli.COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("trian",), "did you mean 'train'"),
+        ((*TRAIN, "--config.schedule.nmae=cosine"), "did you mean schedule.name?"),
+        ((*TRAIN, "--config.train.unit=epoch"), "did you mean epochs?"),
+    ],
+)
+def test_a_typing_error_stops_the_process_within_five_seconds(words, message):
+    result, seconds = run(*words)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.count("\n") == 1 and message in result.stderr
+    assert seconds < 5

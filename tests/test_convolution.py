@@ -1,0 +1,147 @@
+"""The convolution: its gradients are the ordinary ones on every path, and its windows lie where the paper's do."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from resnet_jax.models.blocks import Conv, Shortcut
+from resnet_jax.models.convolution import convolution
+
+DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+
+
+def ordinary(images, kernel, strides, padding):
+    return lax.conv_general_dilated(images, kernel, strides, padding, dimension_numbers=DIMENSIONS)
+
+
+def normal(shape, seed, dtype=jnp.float32):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+def value_and_gradients(function, images, kernel, strides, padding):
+    """Output, and the gradients of its product with fixed noise."""
+
+    @jax.jit
+    def both(images, kernel, cotangent):
+        output, pull_back = jax.vjp(lambda x, k: function(x, k, strides, padding), images, kernel)
+        return output, *pull_back(cotangent)
+
+    shape = jax.eval_shape(lambda: ordinary(images, kernel, strides, padding))
+    return both(images, kernel, normal(shape.shape, 2, shape.dtype))
+
+
+def assert_close(actual, expected, *, tolerance):
+    """Differences are at most that fraction of the largest expected value."""
+    assert actual.dtype == expected.dtype
+    expected = np.asarray(expected, np.float32)
+    np.testing.assert_allclose(
+        np.asarray(actual, np.float32), expected, rtol=0, atol=tolerance * np.abs(expected).max()
+    )
+
+
+# (batch, height, width), kernel side, stride, padding; 4,096 output positions and more are split into parts
+# if the batch has a divisor: 64 x 8 x 8 into 2, 128 x 12 x 12 into 8, 67 examples not at all.
+CASES = {
+    "3x3": ((4, 8, 8), 3, 1, ((1, 1), (1, 1))),
+    "3x3 odd sides": ((4, 7, 5), 3, 1, ((1, 1), (1, 1))),
+    "3x3 stride 2": ((4, 8, 8), 3, 2, ((1, 1), (1, 1))),
+    "3x3 stride 2, odd sides": ((4, 7, 9), 3, 2, ((1, 1), (1, 1))),
+    "1x1": ((4, 6, 6), 1, 1, ((0, 0), (0, 0))),
+    "1x1 stride 2": ((4, 8, 6), 1, 2, ((0, 0), (0, 0))),
+    "1x1 stride 2, odd sides": ((4, 7, 5), 1, 2, ((0, 0), (0, 0))),
+    "7x7 stride 2": ((2, 16, 16), 7, 2, ((3, 3), (3, 3))),
+    "7x7 stride 2, odd sides": ((2, 15, 13), 7, 2, ((3, 3), (3, 3))),
+    "3x3 no padding": ((3, 8, 7), 3, 1, ((0, 0), (0, 0))),
+    "3x3 uneven padding and strides": ((3, 8, 9), 3, (2, 1), ((0, 1), (2, 1))),
+    "3x3 padded by more than the kernel": ((3, 5, 5), 3, 2, ((4, 3), (3, 4))),
+    "3x3 two parts": ((64, 8, 8), 3, 1, ((1, 1), (1, 1))),
+    "3x3 stride 2, eight parts": ((128, 24, 24), 3, 2, ((1, 1), (1, 1))),
+    "1x1 two parts": ((64, 8, 8), 1, 1, ((0, 0), (0, 0))),
+    "3x3 a batch that does not split": ((67, 8, 8), 3, 1, ((1, 1), (1, 1))),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_output_and_gradients_are_the_ordinary_ones(case):
+    sides, size, stride, padding = CASES[case]
+    strides = stride if isinstance(stride, tuple) else (stride, stride)
+    images, kernel = normal((*sides, 3), 0), normal((size, size, 3, 4), 1)
+    actual = value_and_gradients(convolution, images, kernel, strides, padding)
+    expected = value_and_gradients(ordinary, images, kernel, strides, padding)
+    for got, wanted in zip(actual, expected, strict=True):
+        # Sums of up to 24,000 float32 products, in another order.
+        assert_close(got, wanted, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_gradients_in_bfloat16(stride):
+    strides, padding = (stride, stride), ((1, 1), (1, 1))
+    images, kernel = normal((64, 16, 16, 4), 0, jnp.bfloat16), normal((3, 3, 4, 4), 1, jnp.bfloat16)
+    wide = [array.astype(jnp.float32) for array in (images, kernel)]
+    actual = value_and_gradients(convolution, images, kernel, strides, padding)
+    expected = value_and_gradients(ordinary, *wide, strides, padding)
+    for got, wanted in zip(actual, expected, strict=True):
+        # bfloat16 keeps 8 bits; each part's sum is rounded once and so is each addition of parts.
+        assert_close(got, wanted.astype(jnp.bfloat16), tolerance=2e-2)
+
+
+def test_gradients_inside_a_loop():
+    images, kernels = normal((64, 8, 8, 3), 0), normal((3, 3, 3, 3, 3), 1) / 3
+
+    def loss(function, images, kernels):
+        def layer(x, kernel):
+            return jnp.tanh(function(x, kernel, (1, 1), ((1, 1), (1, 1)))), None
+
+        return jnp.square(lax.scan(layer, images, kernels)[0]).mean()
+
+    actual, expected = (
+        jax.jit(jax.grad(lambda x, k, f=function: loss(f, x, k), (0, 1)))(images, kernels)
+        for function in (convolution, ordinary)
+    )
+    for got, wanted in zip(actual, expected, strict=True):
+        assert_close(got, wanted, tolerance=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("platform", "convolutions"),
+    # On a CPU the input gradient and the weight gradient's 16 parts; elsewhere just the two.
+    [("cpu", 1 + 16), ("tpu", 2), ("cuda", 2)],
+)
+def test_only_a_cpu_gets_the_gradient_in_parts(platform, convolutions):
+    images, kernel = normal((128, 16, 16, 2), 0), normal((3, 3, 2, 2), 1)
+
+    def gradients(images, kernel, cotangent):
+        return jax.vjp(lambda x, k: convolution(x, k, (1, 1), ((1, 1), (1, 1))), images, kernel)[1](cotangent)
+
+    lowered = jax.jit(gradients).trace(images, kernel, images).lower(lowering_platforms=(platform,))
+    assert lowered.as_text().count("stablehlo.convolution") == convolutions
+
+
+def delta_kernel(size, channels):
+    """One at the centre, channel by channel."""
+    kernel = np.zeros((size, size, channels, channels), np.float32)
+    kernel[size // 2, size // 2] = np.eye(channels)
+    return jnp.asarray(kernel)
+
+
+@pytest.mark.parametrize("sides", [(8, 8), (16, 12), (7, 9)], ids=str)
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_strided_windows_are_centred_on_the_pixels_of_option_a(size, sides):
+    images = normal((2, *sides, 3), 0)
+    output = Conv(3, size, stride=2).apply({"params": {"kernel": delta_kernel(size, 3)}}, images)
+    np.testing.assert_array_equal(output, images[:, ::2, ::2])
+    np.testing.assert_array_equal(Shortcut("A", 3, 2, None).apply({}, images), images[:, ::2, ::2])
+
+
+@pytest.mark.parametrize("size", [3, 7])
+def test_same_padding_would_be_one_pixel_off(size):
+    images = normal((2, 8, 8, 3), 0)
+    output = lax.conv_general_dilated(
+        images, delta_kernel(size, 3), (2, 2), "SAME", dimension_numbers=DIMENSIONS
+    )
+    assert output.shape == images[:, ::2, ::2].shape
+    with pytest.raises(AssertionError):
+        np.testing.assert_array_equal(output, images[:, ::2, ::2])
+    np.testing.assert_array_equal(output, images[:, 1::2, 1::2])

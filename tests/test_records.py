@@ -1,0 +1,248 @@
+"""A record is whole, strict JSON, tells nothing of the machine, and names every key that is wrong."""
+
+import copy
+import getpass
+import json
+import math
+import os
+import socket
+import subprocess
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resnet_jax import records
+
+
+def a_record() -> dict:
+    return {
+        "config": {
+            "model": {"name": "cifar_resnet20"},
+            "schedule": {"boundaries": (32_000, 48_000)},
+            "seed": 0,
+        },
+        "model": "cifar_resnet20",
+        "seed": 0,
+        "versions": {"jax": "0.10.2"},
+        "devices": {"platform": "cpu", "kind": "cpu", "count": 1, "processes": 1},
+        "cpu": {"model": "a processor", "count": 2},
+        "commit": None,
+        "steps": 64_000,
+        "parameters": np.int64(272_474),
+        "train": {"loss": jnp.float32(0.25), "error": np.float64(0.001), "count": 50_000},
+        "test": {"error_top1": 0.0875, "error_top5": None, "count": 10_000, "protocol": "center"},
+        "wall_seconds": 10.5,
+        "images_per_second": None,
+        "compile_seconds": 1,
+        "peak_bytes": 1 << 30,
+        "peak_bytes_source": "process",
+    }
+
+
+def changed(path: str, value: object) -> dict:
+    record = copy.deepcopy(a_record())
+    *sections, key = path.split(".")
+    section = record
+    for name in sections:
+        section = section[name]
+    section[key] = value
+    return record
+
+
+def test_a_record_comes_back_as_it_was_written(tmp_path):
+    path = records.write_record(tmp_path / "run" / "record.json", a_record())
+    read = records.read_record(path)
+    wanted = a_record()
+    wanted["config"]["schedule"]["boundaries"] = [32_000, 48_000]
+    assert read == wanted
+    assert list(read) == list(wanted)
+    assert isinstance(read["parameters"], int)
+    assert [file.name for file in path.parent.iterdir()] == ["record.json"]
+
+
+def test_a_held_out_split_may_be_recorded_too(tmp_path):
+    record = changed(
+        "validation", {"error_top1": 0.1, "error_top5": 0.01, "count": 5000, "protocol": "center"}
+    )
+    assert records.read_record(records.write_record(tmp_path / "r.json", record)) == records.read_record(
+        tmp_path / "r.json"
+    )
+
+
+def test_missing_and_unknown_keys_are_all_named_and_nothing_is_written(tmp_path):
+    record = a_record()
+    del record["wall_seconds"], record["test"]["count"]
+    record["wall_time"] = 10.5
+    record["train"]["error_top1"] = 0.1
+    with pytest.raises(ValueError) as caught:
+        records.write_record(tmp_path / "record.json", record)
+    for words in (
+        "record.json is no record",
+        "wall_seconds is missing",
+        "test.count is missing",
+        "wall_time is not a key of a record",
+        "train.error_top1 is not a key of a record (there are loss, error, count)",
+    ):
+        assert words in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("test.error_top1", 8.75),  # per cent
+        ("test.error_top1", None),
+        ("test.error_top5", -0.1),
+        ("train.error", math.nan),
+        ("train.count", 100.5),
+        ("test.count", True),
+        ("steps", -1),
+        ("model", None),
+        ("train", 0.5),
+        ("commit", "abc"),
+        ("wall_seconds", "10"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_by_name(tmp_path, path, value):
+    with pytest.raises(ValueError, match=f"{path} is .*, it must be"):
+        records.write_record(tmp_path / "record.json", changed(path, value))
+
+
+def test_what_json_cannot_hold_is_refused_by_name(tmp_path):
+    with pytest.raises(ValueError, match="record.config.mean is array"):
+        records.write_record(tmp_path / "record.json", changed("config.mean", np.zeros(3)))
+
+
+def test_a_diverged_run_has_a_record_in_strict_json(tmp_path):
+    def refuse(token: str):
+        raise AssertionError(f"{token} is not JSON")
+
+    path = records.write_record(tmp_path / "record.json", changed("train.loss", np.float32("nan")))
+    json.loads(path.read_text(), parse_constant=refuse)
+    assert math.isnan(records.read_record(path)["train"]["loss"])
+    records.write_record(path, changed("train.loss", -math.inf))
+    assert records.read_record(path)["train"]["loss"] == -math.inf
+
+
+@pytest.mark.parametrize(
+    ("given", "stored"),
+    [
+        ("/home/someone/data/tfds", ".../tfds"),
+        ("C:\\Users\\someone\\tfds", ".../tfds"),
+        ("../shared/data/tfds", "../shared/data/tfds"),
+    ],
+)
+def test_an_absolute_path_stays_on_its_machine(tmp_path, given, stored):
+    path = records.write_record(tmp_path / "record.json", changed("config.data_dir", given))
+    assert records.read_record(path)["config"]["data_dir"] == stored
+    assert "someone" not in path.read_text()
+
+
+def test_a_record_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    path = records.write_record(tmp_path / "record.json", a_record())
+    before = path.read_bytes()
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(records.os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        records.write_record(path, changed("steps", 5))
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}"])
+def test_a_file_that_is_no_record_is_refused_by_name(tmp_path, text):
+    (tmp_path / "record.json").write_text(text)
+    with pytest.raises(ValueError, match="record.json"):
+        records.read_record(tmp_path / "record.json")
+    with pytest.raises(FileNotFoundError):
+        records.read_record(tmp_path / "other.json")
+
+
+def test_curves_are_read_by_name_from_a_file_that_still_grows(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(
+        '{"step": 1, "train/loss": 2.0, "x": "NaN"}\n'
+        '{"step": 2, "train/loss": 1}\n{"step": 2, "x": "-Infinity"}\n{"st'
+    )
+    curves = records.read_metrics(path)
+    assert set(curves) == {"train/loss", "x"}
+    np.testing.assert_array_equal(curves["train/loss"], [[1, 2], [2.0, 1.0]])
+    np.testing.assert_array_equal(curves["x"], [[1, 2], [np.nan, -np.inf]])
+    path.write_text("")
+    assert records.read_metrics(path) == {}
+
+
+@pytest.mark.parametrize("line", ["{", "[1]", '{"loss": 1.0}', '{"step": 1.5}', '{"step": null}'])
+def test_a_broken_line_is_refused_by_number(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"step": 1, "x": 1.0}}\n{line}\n{{"step": 2, "x": 1.0}}\n')
+    with pytest.raises(ValueError, match="metrics.jsonl, line 2"):
+        records.read_metrics(path)
+
+
+def test_the_environment_fits_a_record_and_names_no_machine_user_or_path(tmp_path):
+    environment = records.environment()
+    record = {**a_record(), **environment, **records.peak_memory()}
+    records.write_record(tmp_path / "record.json", record)
+    assert environment["devices"]["platform"] == "cpu"
+    assert environment["devices"]["count"] == 8
+    assert environment["cpu"]["count"] >= 1
+    names = {"python", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "resnet_jax"}
+    assert set(environment["versions"]) == names
+    assert environment["versions"]["numpy"] == np.__version__
+    texts = [str(text) for text in environment["versions"].values()] + [str(environment["cpu"]["model"])]
+    for private in (socket.gethostname(), getpass.getuser(), str(Path.home()), os.getcwd()):
+        assert private not in texts and "/" not in "".join(environment["versions"]["jax"])
+
+
+def test_the_peak_on_a_cpu_is_the_process_own_and_only_grows():
+    before = records.peak_memory()
+    assert before["peak_bytes_source"] == "process"
+    assert 50_000_000 < before["peak_bytes"] < 1 << 40
+    more = np.ones(before["peak_bytes"] // 8 + 10_000_000)
+    assert records.peak_memory()["peak_bytes"] > before["peak_bytes"]
+    del more
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
+    command = ["git", *identity, *arguments]
+    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_the_commit_is_that_of_the_checkout_that_tracks_the_package(tmp_path, monkeypatch):
+    package, configs = tmp_path / "package", tmp_path / "configs"
+    for folder in (package, configs):
+        folder.mkdir()
+        (folder / "__init__.py").write_text("")
+    assert records.source_commit(package) is None
+    git(tmp_path, "init", "-q")
+    assert records.source_commit(package) is None
+    git(tmp_path, "add", "package", "configs")
+    assert records.source_commit(package) is None  # no commit yet
+    git(tmp_path, "commit", "-q", "-m", "first")
+    clean = {"hash": git(tmp_path, "rev-parse", "HEAD"), "dirty": False}
+    assert records.source_commit(package) == clean
+    (tmp_path / "notes.txt").write_text("nothing that runs")
+    assert records.source_commit(package) == clean
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))
+    assert records.source_commit(package) == clean
+    monkeypatch.delenv("GIT_DIR")
+    (configs / "new.py").write_text("")
+    assert records.source_commit(package) == {**clean, "dirty": True}
+    (configs / "new.py").unlink()
+    (package / "__init__.py").write_text("changed = 1")
+    assert records.source_commit(package) == {**clean, "dirty": True}
+    installed = tmp_path / "venv" / "package"
+    installed.mkdir(parents=True)
+    (installed / "__init__.py").write_text("")
+    assert records.source_commit(installed) is None  # another project's checkout
+
+
+def test_without_git_there_is_no_commit(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert records.source_commit(tmp_path) is None
