@@ -14,7 +14,7 @@ _HOME = {
     "freeze_batch_norm": "models.normalization",
     "initialize": "models.registry",
     "list_models": "models.registry",
-    "load_config": "config",
+    "load_config": "config_files",
     "plot_curves": "analysis.curves",
     "predict_workdir": "evaluation.predict",
     "prepare": "data.prepare",

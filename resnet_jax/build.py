@@ -1,12 +1,10 @@
 """From a resolved config to the parts of a run: the map of the system, one line per part."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
 import optax
-from flax import linen as nn
 from jax.sharding import Mesh
 from ml_collections import FrozenConfigDict
 
@@ -16,6 +14,7 @@ from resnet_jax.data.input_description import InputDescription, describe_input
 from resnet_jax.data.resident import BatchAt, EpochOrders, ResidentData, make_batch_at
 from resnet_jax.distributed import data_mesh, replicate
 from resnet_jax.models.registry import create_model, initialize
+from resnet_jax.models.resnet import ResNet
 from resnet_jax.random_keys import named_key
 from resnet_jax.training import schedules
 from resnet_jax.training.optimizers import sgd
@@ -36,7 +35,7 @@ class Parts:
     info: DatasetInfo
     input: InputDescription
     mesh: Mesh
-    model: nn.Module
+    model: ResNet
     optimizer: optax.GradientTransformation
     schedule: Schedule
     splits: dict[str, ResidentData]
@@ -78,9 +77,12 @@ def build(config: Any) -> Parts:
       FileNotFoundError: if the data set is not there; the message says how to prepare it.
     """
     configs.check(config)
-    build_model(config, num_classes=None)
     info = dataset_info(config.data.name, data_dir=config.data.data_dir)
-    names = {"train": config.data.train_split, "validation": config.data.validation_split, "test": config.data.test_split}
+    names = {
+        "train": config.data.train_split,
+        "validation": config.data.validation_split,
+        "test": config.data.test_split,
+    }
     sizes = {name: split_size(info, split) for name, split in names.items() if split is not None}
     config = configs.resolve(config, train_examples=sizes["train"], device_count=jax.device_count())
     mesh = data_mesh()
@@ -98,7 +100,7 @@ def build(config: Any) -> Parts:
     )
 
 
-def build_model(config: Any, *, num_classes: int | None) -> nn.Module:
+def build_model(config: Any, *, num_classes: int | None) -> ResNet:
     """The net that `config.model` describes."""
     options = {key: value for key, value in config.model.items() if key != "name" and value is not None}
     return create_model(config.model.name, num_classes=num_classes, **options)

@@ -83,9 +83,7 @@ class Checkpoints:
         if self._read_only:
             raise ValueError(f"the checkpoints in {self._directory} were opened with read_only=True")
         if metrics is not None and self._best_metric not in metrics:
-            raise ValueError(
-                f"metrics {sorted(metrics)} lack {self._best_metric!r}, which decides what is best"
-            )
+            raise ValueError(f"metrics {sorted(metrics)} lack {self._best_metric!r}, which decides what is best")
         if step in self.steps():
             raise ValueError(f"step {step} is saved already in {self._directory}")
         numbers = None if metrics is None else {name: float(value) for name, value in metrics.items()}
@@ -222,9 +220,7 @@ class Checkpoints:
                 )
             return best
         if which not in steps:
-            raise ValueError(
-                f'no checkpoint {which!r} in {self._directory}: choose "latest", "best" or one of {steps}'
-            )
+            raise ValueError(f'no checkpoint {which!r} in {self._directory}: choose "latest", "best" or one of {steps}')
         return int(which)
 
     def _give_up_save(self, error: Exception) -> None:
@@ -241,8 +237,7 @@ class Checkpoints:
 
 def _is_complete(folder: Path) -> bool:
     return all(
-        (folder / name).is_file()
-        for name in ("_CHECKPOINT_METADATA", "state/_METADATA", "state/manifest.ocdbt")
+        (folder / name).is_file() for name in ("_CHECKPOINT_METADATA", "state/_METADATA", "state/manifest.ocdbt")
     )
 
 
@@ -265,9 +260,7 @@ def _abstract(path: tuple, leaf: Any) -> Any:
         return leaf
     if leaf.sharding is None:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        raise ValueError(
-            f"like has no sharding for {name}: without one, where it is restored to would be a guess"
-        )
+        raise ValueError(f"like has no sharding for {name}: without one, where it is restored to would be a guess")
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
 

@@ -22,15 +22,16 @@ def main(argv: Sequence[str] | None = None) -> int:
       argv: the words after `resnet-jax`; None takes them from the process.
 
     Returns:
-      The exit code: 0, 2 for an error the user can mend (one line on stderr), 3 for a loss that is not
-      finite, 130 when interrupted. Any other exception is a fault of the program and leaves its traceback.
+      The exit code: 0, 2 for an error the user can mend (one line on stderr: what was asked for, or a file,
+      disk or network), 3 for a loss that is not finite, 130 when interrupted. Any other exception is a fault of
+      the program and leaves its traceback.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         return _dispatch(words)
     except FloatingPointError as error:
         return _fail(error, 3)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         return _fail(error, 2)
     except KeyboardInterrupt:
         print("resnet-jax: interrupted", file=sys.stderr)
@@ -56,7 +57,7 @@ def _dispatch(words: list[str]) -> int:
     if not words or words[0].startswith("-"):
         raise ValueError(f"a command comes first: {', '.join(COMMANDS)}; see resnet-jax --help")
     if words[0] not in COMMANDS:
-        from resnet_jax.config import unknown
+        from resnet_jax.config_keys import unknown
 
         raise ValueError(unknown("command", words[0], COMMANDS))
     name, command = words[0], COMMANDS[words[0]]
@@ -86,11 +87,9 @@ class _Parser(argparse.ArgumentParser):
 
     def format_help(self) -> str:
         if self.prog.endswith(" train"):
-            from resnet_jax.config import describe_keys
+            from resnet_jax.config_keys import describe_keys
 
-            self.epilog = (
-                f"config keys and their defaults (--config.KEY VALUE is the same):\n{describe_keys()}"
-            )
+            self.epilog = f"config keys and their defaults (--config.KEY VALUE is the same):\n{describe_keys()}"
         return super().format_help()
 
 
@@ -124,7 +123,7 @@ def _split_overrides(words: list[str]) -> tuple[dict[str, str], list[str]]:
 
 
 def _unused(word: str, command: str, parser: argparse.ArgumentParser) -> str:
-    from resnet_jax.config import KEYS, nearest
+    from resnet_jax.config_keys import KEYS, nearest
 
     if not word.startswith("-"):
         return f"unexpected argument {word!r} of {command}; see {parser.prog} --help"
@@ -172,7 +171,7 @@ def _train_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(flags: argparse.Namespace) -> None:
-    from resnet_jax.config import load_config, to_json
+    from resnet_jax.config_files import load_config, to_json
 
     _require(flags, "config")
     if not flags.print_config:
@@ -229,9 +228,7 @@ def _predict(flags: argparse.Namespace) -> None:
     _require(flags, "workdir")
     from resnet_jax.evaluation.predict import predict_workdir
 
-    predictions = predict_workdir(
-        flags.workdir, flags.images, checkpoint=_checkpoint(flags.checkpoint), top=flags.top
-    )
+    predictions = predict_workdir(flags.workdir, flags.images, checkpoint=_checkpoint(flags.checkpoint), top=flags.top)
     if flags.json:
         print(json.dumps(dict(zip(flags.images, predictions, strict=True))))
         return
@@ -243,9 +240,7 @@ def _predict(flags: argparse.Namespace) -> None:
 
 def _summarize_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="such as resnet50 or cifar_plain20")
-    parser.add_argument(
-        "--image_size", type=int, metavar="PIXELS", help="side of the image (the family's own)"
-    )
+    parser.add_argument("--image_size", type=int, metavar="PIXELS", help="side of the image (the family's own)")
     parser.add_argument("--num_classes", type=int, metavar="N", help="the family's own")
     parser.add_argument("--shortcut", metavar="OPTION", help="A, B or C (the family's own)")
     parser.add_argument("--stride_in", metavar="CONVOLUTION", help="1x1 or 3x3 (the name's own)")
@@ -275,7 +270,7 @@ def _report_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _report(flags: argparse.Namespace) -> None:
-    from resnet_jax.records import report
+    from resnet_jax.analysis.report import report
 
     print(report(flags.experiment))
 
@@ -291,9 +286,7 @@ class _Command(NamedTuple):
 
 
 COMMANDS: dict[str, _Command] = {
-    "train": _Command(
-        "train a net and test it; a stopped run goes on from its workdir", _train_flags, _train
-    ),
+    "train": _Command("train a net and test it; a stopped run goes on from its workdir", _train_flags, _train),
     "evaluate": _Command("test a trained net on a whole split", _evaluate_flags, _evaluate),
     "predict": _Command("classify image files with a trained net", _predict_flags, _predict),
     "summarize": _Command("print a net's sizes, parameters, multiply-adds", _summarize_flags, _summarize),

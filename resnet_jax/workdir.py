@@ -1,10 +1,12 @@
 """The folder of a run: what is in it, and that it belongs to one config."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
-from resnet_jax import config as configs
+from resnet_jax.config import differing_keys
+from resnet_jax.config_files import from_json, to_json
 
 # Where the data lies may differ between machines without changing the run.
 _MAY_DIFFER = ("data.data_dir",)
@@ -38,14 +40,14 @@ class Workdir:
         """The config of the run in this folder; FileNotFoundError if there is none."""
         if not self.config.is_file():
             raise FileNotFoundError(f"{self.path} is not the workdir of a run: it has no {self.config.name}")
-        return configs.from_json(self.config.read_text())
+        return from_json(self.config.read_text())
 
     def refuse_other_config(self, config: Any) -> None:
         """Raises ValueError, naming the keys, if the folder belongs to a run with another config."""
         if not self.config.is_file():
             return
         theirs = self.read_config()
-        differing = configs.differing_keys(theirs, config)
+        differing = differing_keys(theirs, config)
         keys = [key for key in differing if key not in _MAY_DIFFER and not key.startswith("steps.")]
         if keys:
             listed = "; ".join(f"{key}: {_value(theirs, key)!r} there, {_value(config, key)!r} now" for key in keys)
@@ -58,8 +60,15 @@ class Workdir:
         """Makes the folder and writes the resolved config, all of it or nothing."""
         self.path.mkdir(parents=True, exist_ok=True)
         temporary = self.config.with_suffix(".tmp")
-        temporary.write_text(configs.to_json(resolved))
+        temporary.write_text(to_json(resolved))
         temporary.replace(self.config)
+
+    def publish(self, experiment: str | os.PathLike, name: str) -> None:
+        """Copies record and metrics to `EXPERIMENT/records/NAME.json` and `NAME.metrics.jsonl`, for `report`."""
+        records = Path(experiment) / "records"
+        records.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(self.record, records / f"{name}.json")
+        shutil.copyfile(self.metrics, records / f"{name}.metrics.jsonl")
 
 
 def _value(config: Any, key: str) -> Any:

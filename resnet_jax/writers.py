@@ -70,9 +70,7 @@ class JsonLinesWriter:
           ValueError: a scalar is called "step".
         """
         if "step" in scalars:
-            raise ValueError(
-                f'a scalar cannot be called "step", which names the step itself: {dict(scalars)}'
-            )
+            raise ValueError(f'a scalar cannot be called "step", which names the step itself: {dict(scalars)}')
         self._file.write(_json_line({"step": int(step), **scalars}))
         self._file.flush()
 
@@ -136,9 +134,7 @@ class ProgressWriter:
     checkpoints in, and compilation (before the first write) out.
     """
 
-    def __init__(
-        self, total_steps: int, *, batch_size: int, resume_step: int = 0, stream: io.TextIOBase | None = None
-    ):
+    def __init__(self, total_steps: int, *, batch_size: int, resume_step: int = 0, stream: io.TextIOBase | None = None):
         """Starts at a step.
 
         Args:

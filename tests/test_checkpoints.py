@@ -219,9 +219,7 @@ def test_a_state_of_another_kind_is_refused_with_every_path_what_is_stored_and_w
     state = make_state(3)
     like = abstract(state)
     kernel = like["params"]["conv"]["kernel"]
-    like["params"]["conv"]["kernel"] = jax.ShapeDtypeStruct(
-        (3, 3, 5, 8), kernel.dtype, sharding=kernel.sharding
-    )
+    like["params"]["conv"]["kernel"] = jax.ShapeDtypeStruct((3, 3, 5, 8), kernel.dtype, sharding=kernel.sharding)
     like["params"]["half"] = jax.ShapeDtypeStruct((3, 3, 5, 7), jnp.float32, sharding=kernel.sharding)
     like["params"]["new"] = kernel
     del like["split"]

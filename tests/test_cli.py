@@ -37,7 +37,7 @@ def package(monkeypatch):
     function("resnet_jax.evaluation.predict", "predict_workdir")
     function("resnet_jax.models.summary", "summarize")
     function("resnet_jax.data.prepare", "prepare")
-    function("resnet_jax.records", "report")
+    function("resnet_jax.analysis.report", "report")
     fake.answers = {
         "train": {"test": EVALUATION},
         "evaluate_workdir": EVALUATION,
@@ -102,9 +102,7 @@ def test_evaluate_passes_its_flags_and_prints_lines(package, capsys):
 def test_predict_prints_the_classes_of_each_image(package, capsys):
     assert cli.main(["predict", "--workdir=run", "--checkpoint=best", "--top=2", "a.png", "b.png"]) == 0
     assert capsys.readouterr().out == "a.png\n   75.00 %  three\n   25.00 %  eight\nb.png\n  100.00 %  six\n"
-    assert package.calls == [
-        ("predict_workdir", ("run", ["a.png", "b.png"]), {"checkpoint": "best", "top": 2})
-    ]
+    assert package.calls == [("predict_workdir", ("run", ["a.png", "b.png"]), {"checkpoint": "best", "top": 2})]
     assert cli.main(["predict", "--workdir=run", "--json", "a.png", "b.png"]) == 0
     assert json.loads(capsys.readouterr().out)["a.png"] == [["three", 0.75], ["eight", 0.25]]
 
@@ -162,9 +160,7 @@ ERRORS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("words", "message"), ERRORS, ids=lambda part: " ".join(part)[-40:] if part else "none"
-)
+@pytest.mark.parametrize(("words", "message"), ERRORS, ids=lambda part: " ".join(part)[-40:] if part else "none")
 def test_a_user_error_is_one_line_and_code_2(package, capsys, words, message):
     assert cli.main(words) == 2
     out, err = capsys.readouterr()
@@ -177,6 +173,9 @@ def test_a_user_error_is_one_line_and_code_2(package, capsys, words, message):
     [
         (ValueError("wrong workdir"), 2, "resnet-jax: error: wrong workdir\n"),
         (FileNotFoundError("no data"), 2, "resnet-jax: error: no data\n"),
+        (ConnectionError("cannot download"), 2, "resnet-jax: error: cannot download\n"),
+        (PermissionError(13, "Permission denied", "a"), 2, "resnet-jax: error: [Errno 13] Permission denied: 'a'\n"),
+        (OSError(28, "No space left on device"), 2, "resnet-jax: error: [Errno 28] No space left on device\n"),
         (FloatingPointError("loss is nan at step 7"), 3, "resnet-jax: error: loss is nan at step 7\n"),
         (KeyboardInterrupt(), 130, "resnet-jax: interrupted\n"),
     ],
@@ -239,3 +238,17 @@ def test_a_typing_error_stops_the_process_within_five_seconds(words, message):
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.count("\n") == 1 and message in result.stderr
     assert seconds < 5
+
+
+def test_a_net_that_does_not_exist_is_refused_without_jax():
+    words = [*TRAIN, "--config.model.name=cifar_resnet21"]
+    code = f"""
+import sys, time
+from resnet_jax import cli
+print(cli.main({words}), sorted({{"jax", "flax", "tensorflow"}} & set(sys.modules)))
+print(time.process_time())
+"""
+    process = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True)
+    result, seconds = process.stdout.splitlines()
+    assert result == "2 []" and float(seconds) < 2
+    assert process.stderr.count("\n") == 1 and "the nearest depths are 20 and 26" in process.stderr

@@ -8,6 +8,7 @@ import pytest
 
 from resnet_jax import cli
 from resnet_jax import config as configs
+from resnet_jax.config_files import load_config
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs"
 FILES = sorted(FOLDER.glob("*.py"))
@@ -34,7 +35,7 @@ def docstring(path):
 def test_a_variant_resolves_and_names_a_net_that_can_be_made(reference):
     from resnet_jax.build import build_model
 
-    config = configs.load_config(reference)
+    config = load_config(reference)
     build_model(config, num_classes=10)
     # The digits' training split is the smallest set there is.
     configs.resolve(config, train_examples=1437, device_count=2)
@@ -43,9 +44,7 @@ def test_a_variant_resolves_and_names_a_net_that_can_be_made(reference):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_the_docstring_has_command_cost_and_result(path):
     lines = docstring(path).splitlines()
-    assert [
-        word for word in ("Command:", "Cost:", "Result:") if not any(line.startswith(word) for line in lines)
-    ] == []
+    assert [word for word in ("Command:", "Cost:", "Result:") if not any(line.startswith(word) for line in lines)] == []
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -62,20 +61,18 @@ def test_the_commands_of_the_docstring_are_accepted(path, capsys):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_an_unknown_variant_is_answered_with_the_variants(path):
     with pytest.raises(ValueError, match=f"'resnet21'; did you mean 'resnet20'.*{variants(path)[-1]}"):
-        configs.load_config(f"{path}:resnet21")
+        load_config(f"{path}:resnet21")
 
 
 def test_cifar10_has_every_net_of_table_6_and_the_plain_twins():
     nets = [f"resnet{depth}" for depth in CIFAR_DEPTHS] + [f"plain{depth}" for depth in CIFAR_DEPTHS[:-1]]
     assert variants(FOLDER / "cifar10.py") == nets
-    assert {net: configs.load_config(f"cifar10:{net}").model.name for net in nets} == {
-        net: f"cifar_{net}" for net in nets
-    }
+    assert {net: load_config(f"cifar10:{net}").model.name for net in nets} == {net: f"cifar_{net}" for net in nets}
 
 
 @pytest.mark.parametrize("variant", variants(FOLDER / "cifar10.py"))
 def test_cifar10_is_the_recipe_of_section_4_2(variant):
-    config = configs.resolve(configs.load_config(f"cifar10:{variant}"), train_examples=50_000, device_count=2)
+    config = configs.resolve(load_config(f"cifar10:{variant}"), train_examples=50_000, device_count=2)
     assert (config.steps.total, config.steps.boundaries) == (64_000, (32_000, 48_000))
     assert (config.schedule.name, config.schedule.learning_rate, config.schedule.factor) == (
         "piecewise",
@@ -104,10 +101,10 @@ def test_cifar10_is_the_recipe_of_section_4_2(variant):
 
 @pytest.mark.parametrize("name", [name for name in NAMES if ":plain" in name])
 def test_a_plain_twin_differs_in_its_net_alone(name):
-    twin = configs.load_config(name.replace(":plain", ":resnet"))
-    assert configs.differing_keys(configs.load_config(name), twin) == ["model.name"]
+    twin = load_config(name.replace(":plain", ":resnet"))
+    assert configs.differing_keys(load_config(name), twin) == ["model.name"]
 
 
 def test_digits_are_not_mirrored():
-    config = configs.load_config("digits")
+    config = load_config("digits")
     assert (config.data.flip, config.data.pad, config.data.data_dir) == (False, 1, None)

@@ -138,9 +138,7 @@ def test_strided_windows_are_centred_on_the_pixels_of_option_a(size, sides):
 @pytest.mark.parametrize("size", [3, 7])
 def test_same_padding_would_be_one_pixel_off(size):
     images = normal((2, 8, 8, 3), 0)
-    output = lax.conv_general_dilated(
-        images, delta_kernel(size, 3), (2, 2), "SAME", dimension_numbers=DIMENSIONS
-    )
+    output = lax.conv_general_dilated(images, delta_kernel(size, 3), (2, 2), "SAME", dimension_numbers=DIMENSIONS)
     assert output.shape == images[:, ::2, ::2].shape
     with pytest.raises(AssertionError):
         np.testing.assert_array_equal(output, images[:, ::2, ::2])

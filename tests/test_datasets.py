@@ -119,9 +119,7 @@ def test_split_size(digits, split, size):
     assert split_size(digits, split) == size
 
 
-@pytest.mark.parametrize(
-    "split", ["trian", "", "train[", "train[a:b]", "train[:9999]", "train[1438:]", "train[30:20]"]
-)
+@pytest.mark.parametrize("split", ["trian", "", "train[", "train[a:b]", "train[:9999]", "train[1438:]", "train[30:20]"])
 def test_wrong_split_is_named_with_the_splits_there_are(digits, split):
     with pytest.raises(ValueError) as error:
         split_size(digits, split)
@@ -139,9 +137,7 @@ def test_slices_partition_the_split(digits):
 def test_label_outside_the_classes_is_named_with_its_index(edited_digits, digits):
     labels = load_arrays(digits, "test").labels
     index = int(np.flatnonzero(labels >= 7)[0])
-    info = dataset_info(
-        "digits", data_dir=edited_digits("features.json", '"numClasses": "10"', '"numClasses": "7"')
-    )
+    info = dataset_info("digits", data_dir=edited_digits("features.json", '"numClasses": "10"', '"numClasses": "7"'))
     with pytest.raises(ValueError, match=rf"example {index} has label {labels[index]}; allowed is 0 to 6"):
         load_arrays(info, "test")
 
@@ -153,9 +149,7 @@ def test_image_of_another_shape_than_declared_is_refused(edited_digits):
 
 
 def test_set_that_is_too_big_is_refused_with_its_size(digits):
-    with pytest.raises(
-        ValueError, match=r"takes 8\.57e-05 GiB as 1438 images .* max_bytes .* has to be streamed"
-    ):
+    with pytest.raises(ValueError, match=r"takes 8\.57e-05 GiB as 1438 images .* max_bytes .* has to be streamed"):
         load_arrays(digits, "train", max_bytes=1438 * 64 - 1)
     assert len(load_arrays(digits, "train", max_bytes=1438 * 64).labels) == 1438
 

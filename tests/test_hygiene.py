@@ -22,7 +22,7 @@ REGISTRY_HOST = re.compile(r"\b(pypi\.org|pythonhosted\.org|anaconda\.org|conda\
 # Modules whose loading runs what the file says, and calls that do.
 UNSAFE_MODULES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 UNSAFE_CALLS = {"eval", "exec", "compile", "__import__", "yaml.load", "yaml.unsafe_load", "yaml.full_load"}
-# A config is a Python file, and config.py alone runs it.
+# A config is a Python file, and config_files.py alone runs it.
 FILE_LOADERS = {"importlib.util", "importlib.machinery", "runpy"}
 
 
@@ -30,9 +30,7 @@ FILE_LOADERS = {"importlib.util", "importlib.machinery", "runpy"}
 def tracked_files() -> list[Path]:
     if not (CHECKOUT / ".git").exists():
         pytest.skip("not a git checkout, so there is no list of what is kept")
-    listing = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=CHECKOUT, capture_output=True, text=True, check=True
-    )
+    listing = subprocess.run(["git", "ls-files", "-z"], cwd=CHECKOUT, capture_output=True, text=True, check=True)
     files = [CHECKOUT / name for name in listing.stdout.split("\0") if name]
     assert files, "git tracks no file yet: add them first"
     # A file deleted and not yet committed is listed still.
@@ -59,11 +57,7 @@ def unsafe_loading(source: str, *, runs_configs: bool = False) -> Iterator[str]:
             names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in UNSAFE_CALLS:
             yield f"line {node.lineno}: {ast.unparse(node.func)}()"
-        elif (
-            isinstance(node, ast.keyword)
-            and node.arg == "allow_pickle"
-            and ast.unparse(node.value) != "False"
-        ):
+        elif isinstance(node, ast.keyword) and node.arg == "allow_pickle" and ast.unparse(node.value) != "False":
             yield f"line {node.lineno}: allow_pickle={ast.unparse(node.value)}"
         for name in names:
             if name.split(".")[0] in UNSAFE_MODULES or (name in FILE_LOADERS and not runs_configs):
@@ -85,7 +79,7 @@ def test_no_host_of_a_package_registry(tracked_files):
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(CHECKOUT)))
 def test_loading_runs_no_code(path):
-    assert list(unsafe_loading(path.read_text(), runs_configs=path.name == "config.py")) == []
+    assert list(unsafe_loading(path.read_text(), runs_configs=path.name == "config_files.py")) == []
 
 
 @pytest.mark.parametrize(

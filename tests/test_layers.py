@@ -14,8 +14,11 @@ PACKAGE = Path(__file__).resolve().parent.parent / "resnet_jax"
 # From the ground up; "models" stands for the modules in it too, unless they are named themselves.
 # A module may import from the layers below its own, and from its own name.
 LAYERS = {
-    "ground": ["distributed", "random_keys"],
-    "parts": ["config", "models", "data", "training.losses", "evaluation.metrics", "training.schedules"],
+    "ground": ["distributed", "environment", "models.names", "random_keys"],
+    "parts": [
+        *("config_keys", "config", "config_files", "models", "data"),
+        *("training.losses", "evaluation.metrics", "training.schedules"),
+    ],
     "state": ["training.optimizers", "training.state"],
     "step": ["training.steps"],
     "build": ["build", "workdir"],
@@ -29,6 +32,8 @@ LAYERS = {
 
 # What a module may import from its own layer.
 BESIDE = {
+    "config": ["config_keys"],
+    "config_files": ["config", "config_keys"],
     "evaluation.metrics": ["training.losses"],
     "evaluation": ["checkpoints", "records", "training.batch_statistics"],
     "writers": ["records"],
@@ -108,6 +113,11 @@ def test_the_package_itself_imports_none_of_its_modules():
         ("models.blocks", "from resnet_jax import config as configs"),
         ("models.blocks", "from ..config import check"),
         ("models", "from .. import config"),
+        ("models.registry", "from resnet_jax.config_keys import KEYS"),
+        ("models.names", "from resnet_jax.models.resnet import ResNet"),
+        ("config_keys", "from resnet_jax.config import check"),
+        ("config", "from resnet_jax.config_files import load_config"),
+        ("config", "from resnet_jax.models.registry import create_model"),
         ("data.resident", "from resnet_jax.models.registry import create_model"),
         ("training.state", "from resnet_jax.training.steps import make_train_step"),
         ("training.steps", "from resnet_jax.training import loop"),
@@ -128,6 +138,8 @@ def test_a_breach_is_found(module, line):
         ("checkpoints", "from orbax.checkpoint import v1"),
         ("data.datasets", "import tensorflow_datasets as tfds"),
         ("models.resnet", "from .blocks import Stem"),
+        ("models.registry", "from resnet_jax.models.names import settings_of"),
+        ("config", "from resnet_jax.models.names import settings_of"),
         ("models", "from .blocks import Stem"),
         ("evaluation.run", "from resnet_jax.checkpoints import Checkpoints"),
         ("training.loop", "from resnet_jax import __version__"),
@@ -149,9 +161,7 @@ def test_no_module_is_called_utils():
 
 def run_python(code: str) -> str:
     """Runs the code as a user's Python would, without what these tests set for themselves."""
-    environment = {
-        key: value for key, value in os.environ.items() if key not in ("XLA_FLAGS", "JAX_PLATFORMS")
-    }
+    environment = {key: value for key, value in os.environ.items() if key not in ("XLA_FLAGS", "JAX_PLATFORMS")}
     finished = subprocess.run(
         [sys.executable, "-c", code],
         env=environment,

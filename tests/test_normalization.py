@@ -53,9 +53,7 @@ def moved(old, new):
 @pytest.mark.parametrize("update_statistics", [True, False], ids=["update", "keep"])
 @pytest.mark.parametrize("use_running_average", [True, False], ids=["running", "batch"])
 def test_the_two_switches_act_each_on_its_own(variables, x, use_running_average, update_statistics):
-    output, new = apply(
-        variables, x, use_running_average=use_running_average, update_statistics=update_statistics
-    )
+    output, new = apply(variables, x, use_running_average=use_running_average, update_statistics=update_statistics)
     old, batch = variables["batch_stats"], moments(x)
     used = (old["mean"], old["var"]) if use_running_average else batch
     np.testing.assert_allclose(output, normalized(x, *used, variables["params"]), rtol=1e-5, atol=1e-5)
@@ -83,8 +81,7 @@ def test_groups_are_normalised_separately_and_the_statistics_are_their_average(v
 
 def test_groups_do_not_matter_to_running_statistics(variables, x):
     grouped, whole = (
-        apply(variables, x, use_running_average=True, update_statistics=False, group_size=size)[0]
-        for size in (2, None)
+        apply(variables, x, use_running_average=True, update_statistics=False, group_size=size)[0] for size in (2, None)
     )
     np.testing.assert_array_equal(grouped, whole)
     # 3 does not divide the batch, which is no hindrance where no statistics are taken: the last batch may be short.
@@ -142,14 +139,12 @@ def test_frozen_layer_is_the_running_average_layer(variables, x):
 def test_frozen_net_gives_the_same_outputs_and_has_no_norm_to_train(options):
     shape, sizes = (8, 8, 3), (1, 3)
     net, frozen_net = (create_model("cifar_resnet8", stage_sizes=sizes, norm=n, **options) for n in ("batch", "frozen"))
-    variables, images = random_variables(net, shape), random_images(4, shape)
+    variables, images = random_variables(net, shape, train=False), random_images(4, shape)
     frozen = freeze_batch_norm(variables)
     # The very tree that the frozen net asks for, and nothing lost on the way.
     wanted = jax.eval_shape(lambda x: frozen_net.init(jax.random.key(0), x, train=False), images)
     assert jax.tree.map(jnp.shape, frozen) == jax.tree.map(jnp.shape, wanted)
-    assert sum(leaf.size for leaf in jax.tree.leaves(frozen)) == sum(
-        leaf.size for leaf in jax.tree.leaves(variables)
-    )
+    assert sum(leaf.size for leaf in jax.tree.leaves(frozen)) == sum(leaf.size for leaf in jax.tree.leaves(variables))
 
     expected = jax.jit(lambda v, x: net.apply(v, x, train=False))(variables, images)
     for train in (False, True):
@@ -162,4 +157,6 @@ def test_frozen_net_gives_the_same_outputs_and_has_no_norm_to_train(options):
     gradients = jax.eval_shape(jax.grad(loss), frozen["params"])
     names = {jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(gradients)}
     assert not [name for name in names if "norm" in name or "scale" in name]
-    assert len(names) == len([p for p, _ in jax.tree.leaves_with_path(variables["params"]) if p[-1].key == "kernel"]) + 1
+    assert (
+        len(names) == len([p for p, _ in jax.tree.leaves_with_path(variables["params"]) if p[-1].key == "kernel"]) + 1
+    )

@@ -7,7 +7,10 @@ import pytest
 from resnet_jax.training.optimizers import is_kernel, sgd
 
 PARAMS = {"conv": {"kernel": jnp.array([2.0])}, "norm": {"scale": jnp.array([3.0]), "bias": jnp.array([1.0])}}
-GRADIENTS = {"conv": {"kernel": jnp.array([0.5])}, "norm": {"scale": jnp.array([0.5]), "bias": jnp.array([0.5])}}
+GRADIENTS = {
+    "conv": {"kernel": jnp.array([0.5])},
+    "norm": {"scale": jnp.array([0.5]), "bias": jnp.array([0.5])},
+}
 
 
 def two_directions(**options):

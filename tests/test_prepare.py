@@ -41,8 +41,7 @@ def write_tar(path, members):
 def cifar10_members():
     train = records(5 * TRAIN_RECORDS, 10)
     members = {
-        f"cifar-10-batches-bin/data_batch_{i + 1}.bin": part.tobytes()
-        for i, part in enumerate(np.split(train, 5))
+        f"cifar-10-batches-bin/data_batch_{i + 1}.bin": part.tobytes() for i, part in enumerate(np.split(train, 5))
     }
     members["cifar-10-batches-bin/test_batch.bin"] = records(TEST_RECORDS, 10).tobytes()
     members["cifar-10-batches-bin/batches.meta.txt"] = ("\n".join(CIFAR10_NAMES) + "\n\n").encode()
@@ -103,9 +102,7 @@ def test_cifar100_has_the_fine_label_and_the_coarse_one(tmp_path):
     info = dataset_info("cifar100", data_dir=tmp_path / "data")
     assert (info.version, info.num_classes, info.class_names) == ("3.0.2", 100, tuple(fine))
     found = {e["id"]: (e["coarse_label"], e["label"]) for e in stored(folder, "train")}
-    assert found == {
-        f"train_{i:05d}".encode(): tuple(r[:2]) for i, r in enumerate(records(7, 20, 100).tolist())
-    }
+    assert found == {f"train_{i:05d}".encode(): tuple(r[:2]) for i, r in enumerate(records(7, 20, 100).tolist())}
 
 
 def test_prepared_set_stays_and_needs_no_archive(tmp_path, small_cifar10):
@@ -127,9 +124,7 @@ def test_download_is_checked_and_kept(tmp_path, small_cifar10):
 @pytest.mark.parametrize("change", [{"sha256": "0" * 64}, {"size": 100}, {"size": 10**6}])
 def test_wrong_download_leaves_nothing(tmp_path, cifar10_tar, change):
     archive = dataclasses.replace(published(cifar10_tar), **change)
-    with pytest.raises(
-        ValueError, match=f"expected {archive.size} bytes with sha256 {archive.sha256}, found"
-    ):
+    with pytest.raises(ValueError, match=f"expected {archive.size} bytes with sha256 {archive.sha256}, found"):
         cifar.download_archive(archive, tmp_path / "downloads")
     assert list((tmp_path / "downloads").iterdir()) == []
 
@@ -186,9 +181,7 @@ class MakesFolder:
 def test_python_version_is_refused_and_not_unpickled(tmp_path):
     content = pickle.dumps(MakesFolder(tmp_path / "harm"))
     tar = write_tar(tmp_path / "any_name.tar.gz", {"cifar-10-batches-py/data_batch_1": content})
-    with pytest.raises(
-        ValueError, match=r"made of pickles.*give the binary version, cifar-10-binary\.tar\.gz"
-    ):
+    with pytest.raises(ValueError, match=r"made of pickles.*give the binary version, cifar-10-binary\.tar\.gz"):
         prepare("cifar10", data_dir=tmp_path / "data", source=tar)
     assert not (tmp_path / "harm").exists()
 

@@ -46,9 +46,7 @@ def test_another_seed_gives_another_order_and_other_crops():
     first, second = stream(seed=0)(0), stream(seed=1)(0)
     assert not np.array_equal(first.label, second.label)
     images = jnp.asarray(np.random.default_rng(0).normal(size=(16, 8, 8, 3)), jnp.float32)
-    crops = [
-        pad_crop_flip(images, jnp.arange(16), jax.random.key(seed), pad=2, flip=True) for seed in (0, 1)
-    ]
+    crops = [pad_crop_flip(images, jnp.arange(16), jax.random.key(seed), pad=2, flip=True) for seed in (0, 1)]
     assert not np.array_equal(*crops)
 
 
@@ -60,7 +58,9 @@ def test_crops_are_windows_of_the_zero_padded_image_or_its_mirror():
     for image, crop in zip(padded, crops, strict=True):
         windows = {
             (top, left, flip): image[top : top + 8, left : left + 8][:, :: -1 if flip else 1]
-            for top in range(5) for left in range(5) for flip in (False, True)
+            for top in range(5)
+            for left in range(5)
+            for flip in (False, True)
         }
         matches = [place for place, window in windows.items() if np.array_equal(window, crop)]
         assert len(matches) == 1

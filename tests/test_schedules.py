@@ -16,7 +16,9 @@ def test_piecewise_drops_at_the_paper_s_steps():
     # Section 4.2: 0.1, divided by 10 at 32k and 48k: update 32,001 is the first at 0.01.
     schedule = schedules.piecewise(0.1, boundaries=(32_000, 48_000), factor=0.1)
     np.testing.assert_allclose(
-        rates(schedule, [0, 31_999, 32_000, 47_999, 48_000, 63_999]), [0.1, 0.1, 0.01, 0.01, 0.001, 0.001], rtol=1e-6
+        rates(schedule, [0, 31_999, 32_000, 47_999, 48_000, 63_999]),
+        [0.1, 0.1, 0.01, 0.01, 0.001, 0.001],
+        rtol=1e-6,
     )
 
 

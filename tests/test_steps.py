@@ -40,7 +40,13 @@ def run_steps(devices, *, steps, group_size=None, steps_per_call=1, dtype="float
     schedule = schedules.constant(0.05)
     data = replicate(random_split(), mesh)
     batch_at = make_batch_at(
-        mesh, seed=0, batch_size=32, mean=np.full(3, 120, np.float32), std=np.full(3, 60, np.float32), pad=1, flip=True
+        mesh,
+        seed=0,
+        batch_size=32,
+        mean=np.full(3, 120, np.float32),
+        std=np.full(3, 60, np.float32),
+        pad=1,
+        flip=True,
     )
     train_step = make_train_step(model, OPTIMIZER, schedule, seed=0)
     call = make_resident_step(train_step, batch_at, mesh, steps_per_call=steps_per_call)
@@ -107,7 +113,10 @@ def test_the_update_is_the_equation():
     def loss(bias):
         params = {**state.params, "classifier": {**state.params["classifier"], "bias": bias}}
         logits, _ = model.apply(
-            {"params": params, "batch_stats": state.batch_stats}, batch.image, train=True, mutable=["batch_stats"]
+            {"params": params, "batch_stats": state.batch_stats},
+            batch.image,
+            train=True,
+            mutable=["batch_stats"],
         )
         return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), batch.label[:, None], 1))
 

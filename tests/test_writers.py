@@ -200,8 +200,7 @@ def test_lines_elsewhere_than_on_a_terminal_say_all_there_is(monkeypatch):
     assert stream.getvalue().splitlines() == [
         "step 100/1000, train loss 1.2346, train error 45.67 %, learning rate 0.1",
         "step 200/1000, train loss 1.0000, 256 images/s, 0:06:40 left",
-        "step 200/1000, test loss 0.5000, test error 25.00 %, test top-5 error 1.25 %"
-        ", 256 images/s, 0:06:40 left",
+        "step 200/1000, test loss 0.5000, test error 25.00 %, test top-5 error 1.25 %, 256 images/s, 0:06:40 left",
         "step 400/1000, train loss nan, 5,000 images/s, 0:05:00 left",
     ]
 
@@ -243,9 +242,7 @@ def test_progress_goes_to_standard_error(capsys):
     assert captured.err == "step 1/10, train loss 1.0000\n" and captured.out == ""
 
 
-@pytest.mark.parametrize(
-    ("total_steps", "batch_size", "name"), [(0, 1, "total_steps=0"), (1, 0, "batch_size=0")]
-)
+@pytest.mark.parametrize(("total_steps", "batch_size", "name"), [(0, 1, "total_steps=0"), (1, 0, "batch_size=0")])
 def test_a_run_without_steps_or_images_has_no_progress(total_steps, batch_size, name):
     with pytest.raises(ValueError, match=f"{name}: must be at least 1"):
         ProgressWriter(total_steps, batch_size=batch_size)
@@ -280,8 +277,6 @@ def test_all_writers_get_everything_and_one_that_fails_to_close_keeps_none_open(
 
 
 def test_no_tensorflow_is_imported():
-    program = (
-        "import sys, resnet_jax.writers; assert not [m for m in sys.modules if m.startswith('tensorflow')]"
-    )
+    program = "import sys, resnet_jax.writers; assert not [m for m in sys.modules if m.startswith('tensorflow')]"
     variables = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
     subprocess.run([sys.executable, "-W", "error", "-c", program], env=variables, check=True)

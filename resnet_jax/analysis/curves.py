@@ -1,7 +1,7 @@
 """Training curves, drawn as in the paper's Figure 6: error in % against steps."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ _LINES: tuple[tuple[str, str, dict[str, Any]], ...] = (
 # Every run starts near chance; a scale that holds its first steps would press the rest of the curve flat.
 _LEFT_OUT_OF_SCALE = 0.1
 
-_Curves = dict[str, tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]]
+Curves = dict[str, tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]]
 
 
 def plot_curves(
@@ -44,22 +44,41 @@ def plot_curves(
       ValueError: a run has no error to plot, or there is no run.
     """
     runs = [("", metrics)] if isinstance(metrics, str | os.PathLike) else list(metrics)
-    if not runs:
-        raise ValueError("metrics=[]: there is no run to plot")
-    curves = [(label, _error_curves(path)) for label, path in runs]
+    return plot_panels({"": [(label, error_curves(path)) for label, path in runs]}, output)
+
+
+def plot_panels(panels: Mapping[str, Sequence[tuple[str, Curves]]], output: str | os.PathLike) -> Path:
+    """Plots groups of runs side by side on one error axis, as the paper's Figure 6 does with plain and residual nets.
+
+    Args:
+      panels: by title, pairs of a label and what `error_curves` gives.
+      output: the picture, as in `plot_curves`.
+
+    Returns:
+      The path of the picture.
+
+    Raises:
+      ValueError: there is no run.
+    """
+    everything = [curve for runs in panels.values() for _, by_name in runs for curve in by_name.values()]
+    if not everything:
+        raise ValueError("there is no run to plot")
     # A Figure of its own canvas: pyplot would keep the figure, and choose a display the machine may not have.
-    figure = Figure(figsize=(7.2, 4.8), dpi=160, layout="constrained")
-    axes = figure.add_subplot()
-    for number, (label, by_name) in enumerate(curves):
-        _draw_run(axes, label, by_name, colour=f"C{number}")
-    _finish_axes(axes, [curve for _, by_name in curves for curve in by_name.values()])
+    figure = Figure(figsize=(7.2 if len(panels) == 1 else 5.6 * len(panels), 4.8), dpi=160, layout="constrained")
+    all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (title, runs) in zip(all_axes, panels.items(), strict=True):
+        for number, (label, by_name) in enumerate(runs):
+            _draw_run(axes, label, by_name, colour=f"C{number}")
+        _finish_axes(axes, everything)
+        axes.set_title(title)
     output = Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output)
     return output
 
 
-def _error_curves(path: str | os.PathLike) -> _Curves:
+def error_curves(path: str | os.PathLike) -> Curves:
+    """The errors in a `metrics.jsonl` by name, those that this module plots; ValueError if there is none."""
     found = records.read_metrics(path)
     wanted = [name for name, _, _ in _LINES]
     curves = {name: found[name] for name in wanted if name in found and np.isfinite(found[name][1]).any()}
@@ -68,7 +87,7 @@ def _error_curves(path: str | os.PathLike) -> _Curves:
     return curves
 
 
-def _draw_run(axes: Axes, label: str, curves: _Curves, *, colour: str) -> None:
+def _draw_run(axes: Axes, label: str, curves: Curves, *, colour: str) -> None:
     for name, word, style in _LINES:
         if name in curves:
             steps, errors = curves[name]

@@ -86,13 +86,9 @@ def split_size(info: DatasetInfo, split: str) -> int:
     try:
         size = _builder(info.directory).info.splits[split].num_examples
     except (ValueError, KeyError) as error:
-        raise ValueError(
-            f"split={split!r} of data set {info.name!r}: {error}; the splits are {sizes}"
-        ) from error
+        raise ValueError(f"split={split!r} of data set {info.name!r}: {error}; the splits are {sizes}") from error
     if size <= 0:
-        raise ValueError(
-            f"split={split!r} of data set {info.name!r} holds no examples; the splits are {sizes}"
-        )
+        raise ValueError(f"split={split!r} of data set {info.name!r} holds no examples; the splits are {sizes}")
     return size
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 
 NORMALIZATIONS = ("pixel_mean", "channel_mean", "channel_mean_std")
 
@@ -27,8 +27,8 @@ class InputDescription:
 
     def save(self, path: Path) -> None:
         """Writes the description as an .npz file of plain arrays."""
-        arrays = {"image_shape": np.asarray(self.image_shape), "mean": self.mean, "std": self.std}
-        np.savez(path, class_names=np.asarray(self.class_names, dtype=np.str_), **arrays)
+        names = np.asarray(self.class_names, dtype=np.str_)
+        np.savez(path, image_shape=np.asarray(self.image_shape), mean=self.mean, std=self.std, class_names=names)
 
     @classmethod
     def load(cls, path: Path) -> "InputDescription":

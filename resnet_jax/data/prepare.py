@@ -91,9 +91,7 @@ def _prepare_image_folder(data_dir: Path, source: Path | None) -> Path:
         raise ValueError("image_folder needs a source: a folder of class folders")
     name = image_folder.data_set_name(source)
     if name in DATASETS:
-        raise ValueError(
-            f"source={str(source)!r} would be named {name!r}, like another set; rename the folder"
-        )
+        raise ValueError(f"source={str(source)!r} would be named {name!r}, like another set; rename the folder")
     if (data_dir / name).exists():
         raise ValueError(
             f"{data_dir / name} is there already; remove it to make it from source={str(source)!r}, "

@@ -1,0 +1,1 @@
+"""Test protocols, exact evaluation, prediction."""

@@ -38,7 +38,12 @@ class Sums(flax.struct.PyTreeNode):
         loss, top1, top5, count = (float(value) for value in jax.device_get(jax.tree.leaves(self)))
         if count == 0:
             raise ValueError("no example was counted, so there is no mean")
-        return {"loss": loss / count, "error_top1": top1 / count, "error_top5": top5 / count, "count": int(count)}
+        return {
+            "loss": loss / count,
+            "error_top1": top1 / count,
+            "error_top5": top5 / count,
+            "count": int(count),
+        }
 
 
 def classification_sums(

@@ -13,12 +13,17 @@ from PIL import Image, UnidentifiedImageError
 from resnet_jax.data.device_augment import normalize
 from resnet_jax.data.input_description import InputDescription
 from resnet_jax.distributed import data_mesh
+from resnet_jax.evaluation.protocols import center
 from resnet_jax.evaluation.run import load_workdir
 from resnet_jax.workdir import Workdir
 
 
 def predict_workdir(
-    workdir: str | os.PathLike, images: Sequence[str | os.PathLike], *, checkpoint: str | int = "latest", top: int = 5
+    workdir: str | os.PathLike,
+    images: Sequence[str | os.PathLike],
+    *,
+    checkpoint: str | int = "latest",
+    top: int = 5,
 ) -> list[list[tuple[str, float]]]:
     """Classifies image files with a trained net.
 
@@ -42,7 +47,7 @@ def predict_workdir(
     input = InputDescription.load(files.input)
     batch = np.stack([read_image(path, input.image_shape) for path in images])
     model, _, variables = load_workdir(files, checkpoint=checkpoint, mesh=data_mesh(jax.devices()[:1]))
-    logits = model.apply(variables, normalize(jnp.asarray(batch), input.mean, input.std), train=False)
+    logits = center(model, variables, normalize(jnp.asarray(batch), input.mean, input.std))
     probabilities = np.asarray(jax.nn.softmax(logits))
     best = np.argsort(-probabilities, axis=-1)[:, :top]
     return [
@@ -55,8 +60,8 @@ def read_image(path: str | os.PathLike, image_shape: tuple[int, int, int]) -> UI
     """Reads an image file as the net's input shape; bilinear resize, grey or RGB as the net has channels."""
     height, width, channels = image_shape
     try:
-        with Image.open(Path(path)) as image:
-            image = image.convert("L" if channels == 1 else "RGB")
+        with Image.open(Path(path)) as file:
+            image = file.convert("L" if channels == 1 else "RGB")
             if image.size != (width, height):
                 image = image.resize((width, height), Image.Resampling.BILINEAR)
             return np.asarray(image, np.uint8).reshape(image_shape)

@@ -9,7 +9,9 @@ from jaxtyping import Array, Float
 
 def center(model: nn.Module, variables: dict, images: Float[Array, "n h w c"]) -> Float[Array, "n classes"]:
     """The logits of the single centre view; of the original image for CIFAR (section 4.2)."""
-    return model.apply(variables, images, train=False)
+    logits = model.apply(variables, images, train=False)
+    assert isinstance(logits, jax.Array)
+    return logits
 
 
 PROTOCOLS: dict[str, Callable[..., jax.Array]] = {"center": center}

@@ -73,7 +73,7 @@ def load_workdir(files: Workdir, *, checkpoint: str | int, mesh: Mesh) -> tuple[
     model = build_model(config, num_classes=len(input.class_names))
 
     def initial() -> tuple[TrainState, Progress]:
-        variables = model.init(jax.random.key(0), jnp.zeros((1, *input.image_shape)), train=False)
+        variables = dict(model.init(jax.random.key(0), jnp.zeros((1, *input.image_shape)), train=False))
         return TrainState.create(variables, build_optimizer(config), build_schedule(config)), Progress.zero()
 
     shapes = jax.eval_shape(initial)

@@ -1,0 +1,1 @@
+"""The nets: blocks, families, names, summaries, and the parts they are made of."""

@@ -80,9 +80,7 @@ def _input_gradient(gradient, kernel, input_shape, strides, padding):
         high = input_shape[axis + 1] + padding[axis][0] - _dilated(gradient.shape[axis + 1], strides[axis])
         pads.append((low, high))
     turned = jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2)
-    return lax.conv_general_dilated(
-        gradient, turned, (1, 1), pads, lhs_dilation=strides, dimension_numbers=_DIMENSIONS
-    )
+    return lax.conv_general_dilated(gradient, turned, (1, 1), pads, lhs_dilation=strides, dimension_numbers=_DIMENSIONS)
 
 
 def _kernel_gradient(images, gradient, kernel_shape, strides, padding):
@@ -100,9 +98,7 @@ def _kernel_gradient(images, gradient, kernel_shape, strides, padding):
     for part in range(parts):
         lhs = images[:, part].transpose(3, 1, 2, 0)
         rhs = gradient[:, part].transpose(1, 2, 0, 3)
-        piece = lax.conv_general_dilated(
-            lhs, rhs, (1, 1), pads, rhs_dilation=strides, dimension_numbers=_DIMENSIONS
-        )
+        piece = lax.conv_general_dilated(lhs, rhs, (1, 1), pads, rhs_dilation=strides, dimension_numbers=_DIMENSIONS)
         total = piece if total is None else total + piece
     return total.transpose(1, 2, 0, 3)
 

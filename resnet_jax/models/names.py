@@ -33,7 +33,14 @@ _CHOICES = {
 
 
 def _imagenet(block: str, sizes: tuple[int, ...], **options) -> dict[str, Any]:
-    return {"stem": "imagenet", "block": block, "stage_sizes": sizes, "width": 64, "num_classes": 1000, **options}
+    return {
+        "stem": "imagenet",
+        "block": block,
+        "stage_sizes": sizes,
+        "width": 64,
+        "num_classes": 1000,
+        **options,
+    }
 
 
 _MODELS: dict[str, dict[str, Any]] = {
@@ -45,7 +52,10 @@ _MODELS: dict[str, dict[str, Any]] = {
 
 def list_models() -> list[str]:
     """Names that `create_model` knows; the CIFAR families take any depth of 6n + 2 besides those listed."""
-    return [*_MODELS, *(f"cifar_{family}{depth}" for family in ("resnet", "plain") for depth in _CIFAR_DEPTHS)]
+    return [
+        *_MODELS,
+        *(f"cifar_{family}{depth}" for family in ("resnet", "plain") for depth in _CIFAR_DEPTHS),
+    ]
 
 
 def settings_of(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,7 +100,7 @@ def _named(name: str) -> dict[str, Any]:
     }
 
 
-def _check(name: str, settings: dict[str, Any], options: dict[str, Any]) -> None:
+def _check(name: str, settings: Mapping[str, Any], options: Mapping[str, Any]) -> None:
     for key, allowed in _CHOICES.items():
         value = settings.get(key)
         if value is not None and str(value) not in allowed:

@@ -72,7 +72,12 @@ class FrozenBatchNorm(nn.Module):
         channels = x.shape[-1:]
         mean, variance, scale, bias = (
             self.variable("batch_stats", name, init, channels, jnp.float32).value
-            for name, init in (("mean", jnp.zeros), ("var", jnp.ones), ("scale", jnp.ones), ("bias", jnp.zeros))
+            for name, init in (
+                ("mean", jnp.zeros),
+                ("var", jnp.ones),
+                ("scale", jnp.ones),
+                ("bias", jnp.zeros),
+            )
         )
         return _normalize(x[None], mean, variance, scale, bias, self.epsilon, self.dtype)[0]
 

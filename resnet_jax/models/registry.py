@@ -8,6 +8,7 @@ from resnet_jax.models.resnet import ResNet
 
 __all__ = ["create_model", "initialize", "list_models"]
 
+
 def create_model(name: str, **options) -> ResNet:
     """Returns the net of that name.
 
@@ -43,4 +44,4 @@ def initialize(model: ResNet, key: jax.Array, image_shape: tuple[int, int, int])
       {"params", "batch_stats"}, equal to what `model.init` gives.
     """
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    return model.lazy_init(key, images, train=False)
+    return dict(model.lazy_init(key, images, train=False))

@@ -1,6 +1,7 @@
 """Between the parameters of a net built block by block and of one with `scan=True`, exactly, both ways."""
 
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,8 @@ def unstack_blocks(variables: dict) -> dict:
 
 
 def _stack(tree: dict) -> dict:
-    kept, stages = {}, {}
+    kept: dict[str, Any] = {}
+    stages: dict[str, dict[int, Any]] = {}
     for name, value in tree.items():
         match = _BLOCK.fullmatch(name)
         if match and int(match[2]) > 1:

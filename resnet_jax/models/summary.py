@@ -61,8 +61,12 @@ class Summary:
         total = Row("total", sum(row.blocks for row in self.rows), (), *self._totals())
         lines = [header, *map(_cells, (*self.rows, total))]
         widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-        text = ["  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in
-                          enumerate(zip(line, widths, strict=True))).rstrip() for line in lines]
+        text = [
+            "  ".join(
+                cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in lines
+        ]
         rule = "-" * len(text[0])
         shape = "x".join(map(str, self.image_shape))
         return "\n".join([f"{self.name}, one image of {shape}", text[0], rule, *text[1:-1], rule, text[-1]])

@@ -1,0 +1,1 @@
+"""The training step, what it carries along, and the loop around it."""

@@ -32,7 +32,12 @@ def recompute_statistics(model: nn.Module, variables: dict, batches: Iterable[Ar
     @partial(jax.jit, donate_argnums=0)
     def add(totals, variables, images):
         _, updated = forgetful.apply(
-            variables, images, train=False, use_running_average=False, update_statistics=True, mutable=["batch_stats"]
+            variables,
+            images,
+            train=False,
+            use_running_average=False,
+            update_statistics=True,
+            mutable=["batch_stats"],
         )
         return jax.tree.map(jnp.add, totals, updated["batch_stats"])
 

@@ -13,8 +13,9 @@ from resnet_jax.analysis.curves import plot_curves
 from resnet_jax.build import Parts, build
 from resnet_jax.checkpoints import Checkpoints
 from resnet_jax.distributed import replicate
+from resnet_jax.environment import environment, peak_memory
 from resnet_jax.evaluation.evaluator import Evaluate, make_evaluator
-from resnet_jax.records import environment, peak_memory, write_record
+from resnet_jax.records import read_record, write_record
 from resnet_jax.training.metrics_log import MetricsLog
 from resnet_jax.training.state import Progress, TrainState
 from resnet_jax.workdir import Workdir
@@ -25,7 +26,7 @@ def train(config: Any, workdir: str | os.PathLike, *, writers: Sequence[Any] | N
     """Trains, evaluates and records one net; goes on from the workdir's latest checkpoint if it has one.
 
     Args:
-      config: from `config.load_config`.
+      config: from `config_files.load_config`.
       workdir: folder for all that the run leaves behind, see `Workdir`.
       writers: more places for the scalars, each with clu's `write_scalars(step, scalars)`, `flush()` and `close()`.
 
@@ -55,14 +56,20 @@ def train(config: Any, workdir: str | os.PathLike, *, writers: Sequence[Any] | N
         record = run.record()
     write_record(files.record, record)
     plot_curves(files.metrics, files.curves)
-    return record
+    return read_record(files.record)
 
 
 class _Run:
     """One process's part of a run."""
 
     def __init__(
-        self, parts: Parts, files: Workdir, checkpoints: Checkpoints, writers: Sequence[Any], *, started: float
+        self,
+        parts: Parts,
+        files: Workdir,
+        checkpoints: Checkpoints,
+        writers: Sequence[Any],
+        *,
+        started: float,
     ):
         self.parts, self.config, self.checkpoints = parts, parts.config, checkpoints
         self.started = started

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-
 import jax.numpy as jnp
 import optax
 
@@ -78,9 +77,7 @@ def with_linear_warmup(schedule: Schedule, *, steps: int) -> Schedule:
     return schedule._replace(learning_rate=learning_rate)
 
 
-def with_warmup_until_error(
-    schedule: Schedule, *, learning_rate: float, error: float, window: int
-) -> Schedule:
+def with_warmup_until_error(schedule: Schedule, *, learning_rate: float, error: float, window: int) -> Schedule:
     """A low rate until the training error is below a mark, then the schedule's (section 4.2, the 110-layer net).
 
     The paper: 0.01 until the training error is below 80 % (about 400 steps), then back to 0.1. The error is that of
@@ -114,5 +111,3 @@ def with_warmup_until_error(
         return {**state, "after": schedule.after_evaluation(state["after"], held_out_error)}
 
     return Schedule(init, rate, after_step, after_evaluation)
-
-

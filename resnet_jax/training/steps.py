@@ -18,7 +18,6 @@ from resnet_jax.training.losses import cross_entropy_sum
 from resnet_jax.training.schedules import Schedule
 from resnet_jax.training.state import Progress, TrainState
 
-
 TrainStep = Callable[[TrainState, Progress, Batch], tuple[TrainState, Progress]]
 
 

@@ -121,8 +121,7 @@ class Cifar100(_Cifar, skip_registration=True):  # type: ignore[call-arg]
     """Builder of `cifar100` 3.0.2 from cifar-100-binary.tar.gz (Krizhevsky, 2009); `label` is fine."""
 
     DESCRIPTION = (
-        "CIFAR-100: 60,000 colour images of 32x32 pixels in 100 classes (20 coarse ones), "
-        "50,000 of them for training."
+        "CIFAR-100: 60,000 colour images of 32x32 pixels in 100 classes (20 coarse ones), 50,000 of them for training."
     )
     LABELS = {"coarse_label": 20, "label": 100}
     LABEL_FILES = {"coarse_label": "coarse_label_names.txt", "label": "fine_label_names.txt"}
@@ -228,9 +227,7 @@ def _parse_records(
     """Splits a file of records into labels [N, K] and images [N, 32, 32, 3]."""
     record_bytes = len(labels) + _IMAGE_BYTES
     if not content or len(content) % record_bytes:
-        raise ValueError(
-            f"{where} holds {len(content)} bytes, no whole number of {record_bytes}-byte records"
-        )
+        raise ValueError(f"{where} holds {len(content)} bytes, no whole number of {record_bytes}-byte records")
     records = np.frombuffer(content, np.uint8).reshape(-1, record_bytes)
     for position, (name, num_classes) in enumerate(labels.items()):
         if (wrong := np.flatnonzero(records[:, position] >= num_classes)).size:

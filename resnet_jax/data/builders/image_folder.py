@@ -100,9 +100,7 @@ def scan(folder: Path) -> FolderLayout:
     for split, pairs in files.items():
         for class_name, path in pairs:
             if class_name not in class_names:
-                raise ValueError(
-                    f"{path.parent}: class {class_name!r} of split {split!r} is not a class of 'train'"
-                )
+                raise ValueError(f"{path.parent}: class {class_name!r} of split {split!r} is not a class of 'train'")
     formats = {_image_format(path) for pairs in files.values() for _, path in pairs}
     sizes = {size for size, _ in formats}
     height_width = next(iter(sizes)) if len(sizes) == 1 else (None, None)
@@ -119,9 +117,7 @@ def _split_folders(folder: Path) -> dict[str, Path]:
     if not any(name in _SPLIT_FOLDERS for name in names):
         return {"train": folder}
     if "train" not in names:
-        raise ValueError(
-            f"{folder} has a split's folder but none called 'train'; it holds {', '.join(names)}"
-        )
+        raise ValueError(f"{folder} has a split's folder but none called 'train'; it holds {', '.join(names)}")
     if unexpected := [name for name in names if name not in _SPLIT_FOLDERS]:
         raise ValueError(
             f"{folder / unexpected[0]} is not a split; allowed beside 'train' are test, val and validation"
@@ -148,9 +144,7 @@ def _class_files(folder: Path) -> list[tuple[str, Path]]:
 def _image_format(path: Path) -> tuple[tuple[int, int], str]:
     """Decodes the file to be sure that it can be, and returns its (height, width) and Pillow mode."""
     if path.suffix.lower() not in _EXTENSIONS or not path.is_file():
-        raise ValueError(
-            f"{path} is not an image: a class folder holds files ending in {', '.join(_EXTENSIONS)}"
-        )
+        raise ValueError(f"{path} is not an image: a class folder holds files ending in {', '.join(_EXTENSIONS)}")
     try:
         with Image.open(path, formats=("JPEG", "PNG")) as image:
             size, mode = (image.height, image.width), image.mode
@@ -160,7 +154,5 @@ def _image_format(path: Path) -> tuple[tuple[int, int], str]:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as a JPEG or PNG image: {error}") from error
     if mode not in _MODES:
-        raise ValueError(
-            f"{path} has Pillow mode {mode!r}, not 8-bit grey or colour; allowed: {', '.join(_MODES)}"
-        )
+        raise ValueError(f"{path} has Pillow mode {mode!r}, not 8-bit grey or colour; allowed: {', '.join(_MODES)}")
     return size, mode

@@ -1,0 +1,28 @@
+"""Trains plain and residual nets of three depths on the digits, several seeds each, and stores their records."""
+
+import argparse
+from pathlib import Path
+
+from resnet_jax import load_config, train
+from resnet_jax.workdir import Workdir
+
+HERE = Path(__file__).parent
+VARIANTS = ("plain20", "resnet20", "plain56", "resnet56", "plain110", "resnet110")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--workdir", type=Path, required=True, help="folder for the runs")
+    parser.add_argument("--seeds", type=int, default=3)
+    flags = parser.parse_args()
+    for variant in VARIANTS:
+        for seed in range(flags.seeds):
+            name = f"{variant}_seed{seed}"
+            workdir = Workdir(flags.workdir / name)
+            if not workdir.record.is_file():
+                train(load_config(f"digits:{variant}", {"seed": str(seed)}), workdir.path)
+            workdir.publish(HERE, name)
+
+
+if __name__ == "__main__":
+    main()

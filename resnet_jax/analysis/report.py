@@ -1,0 +1,115 @@
+"""An experiment's table and figure, made from its stored records and nothing else."""
+
+import json
+import os
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnet_jax.analysis.curves import Curves, error_curves, plot_panels
+from resnet_jax.records import read_record
+
+_BEGIN, _END = "<!-- table: made by resnet-jax report -->", "<!-- end of table -->"
+
+
+def report(experiment: str | os.PathLike) -> str:
+    """Makes the table and the figure of an experiment.
+
+    Runs whose configs differ in nothing but the seed are one line: mean and sample standard deviation over the seeds.
+
+    Args:
+      experiment: a folder with `records/NAME.json` and, for the figure, `records/NAME.metrics.jsonl` of the same runs.
+
+    Returns:
+      The table in Markdown. It also replaces what stands between the two table marks of the folder's README.md, if it
+      has them, and `curves.png` in the folder shows training (dashed) and test error, a panel for each family of nets.
+
+    Raises:
+      FileNotFoundError: the folder holds no record.
+      ValueError: a file in it is no record.
+    """
+    folder = Path(experiment)
+    paths = sorted((folder / "records").glob("*.json"))
+    if not paths:
+        raise FileNotFoundError(f"{folder / 'records'} holds no record (*.json)")
+    groups = _by_config([(path, read_record(path)) for path in paths])
+    table = _table(groups)
+    _write_into_readme(folder / "README.md", table)
+    _plot(groups, folder / "curves.png")
+    return table
+
+
+_Runs = list[tuple[Path, dict[str, Any]]]
+
+
+def _by_config(runs: _Runs) -> list[_Runs]:
+    groups: dict[str, _Runs] = defaultdict(list)
+    for path, record in runs:
+        groups[json.dumps({**record["config"], "seed": None}, sort_keys=True)].append((path, record))
+    return sorted(groups.values(), key=lambda group: _sort_key(group[0][1]["model"]))
+
+
+def _sort_key(model: str) -> tuple[str, int]:
+    depth = re.search(r"\d+", model)
+    return _family(model), int(depth[0]) if depth else 0
+
+
+def _family(model: str) -> str:
+    return re.sub(r"\d.*", "", model)
+
+
+def _table(groups: list[_Runs]) -> str:
+    header = ("net", "parameters", "steps", "seeds", "training error, %", "test error, %", "test images")
+    rows = [header, ("---",) + ("---:",) * (len(header) - 1)]
+    for group in groups:
+        records = [record for _, record in group]
+        first = records[0]
+        rows.append(
+            (
+                first["model"],
+                f"{first['parameters']:,}",
+                f"{first['steps']:,}",
+                str(len(records)),
+                _mean_and_std([record["train"]["error"] for record in records]),
+                _mean_and_std([record["test"]["error_top1"] for record in records]),
+                f"{first['test']['count']:,}",
+            )
+        )
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _mean_and_std(fractions: Sequence[float]) -> str:
+    percent = 100 * np.asarray(fractions)
+    return f"{percent.mean():.2f}" + (f" ± {percent.std(ddof=1):.2f}" if len(percent) > 1 else "")
+
+
+def _write_into_readme(readme: Path, table: str) -> None:
+    if not readme.is_file():
+        return
+    before, begin, rest = readme.read_text(encoding="utf-8").partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if begin and end:
+        readme.write_text(f"{before}{_BEGIN}\n{table}\n{_END}{after}", encoding="utf-8")
+
+
+def _plot(groups: list[_Runs], output: Path) -> None:
+    panels: dict[str, list[tuple[str, Curves]]] = defaultdict(list)
+    for group in groups:
+        metrics = [path.with_suffix(".metrics.jsonl") for path, _ in group]
+        curves = [error_curves(path) for path in metrics if path.is_file()]
+        if curves:
+            model = group[0][1]["model"]
+            panels[_family(model)].append((model, _mean_curves(curves)))
+    if panels:
+        plot_panels(panels, output)
+
+
+def _mean_curves(runs: list[Curves]) -> Curves:
+    """The mean over runs of one config, which are written at the same steps."""
+    return {
+        name: (steps, np.mean([curves[name][1] for curves in runs], axis=0)) for name, (steps, _) in runs[0].items()
+    }

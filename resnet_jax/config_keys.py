@@ -1,0 +1,213 @@
+"""The config's keys: what each may hold, how its text is read, and what is said of a wrong one.
+
+`KEYS` is the single source: defaults, types, ranges, choices and the help text are made from it.
+"""
+
+import difflib
+import math
+import operator
+from collections.abc import Callable, Collection, Iterable
+from typing import Any, NamedTuple
+
+UNITS = ("steps", "epochs", "examples")
+NORMALIZATIONS = ("pixel_mean", "channel_mean", "channel_mean_std")
+SCHEDULES = ("constant", "piecewise", "cosine", "plateau")
+WARMUPS = ("none", "linear", "until_error")
+
+
+class Rule(NamedTuple):
+    """What a key may hold.
+
+    `kind` is int, float (an int is taken too), bool, str, number (int or float) or numbers (a tuple of them);
+    bounds hold for each number of a tuple.
+    """
+
+    kind: str
+    default: Any
+    doc: str
+    choices: tuple[str, ...] | None = None
+    minimum: float | None = None
+    above: float | None = None
+    below: float | None = None
+    none: bool = False
+
+
+KEYS: dict[str, Rule] = {
+    "seed": Rule("int", 0, "gives initial parameters, image order, augmentation", minimum=0, below=2**31),
+    "model.name": Rule("str", "cifar_resnet20", "as resnet_jax.list_models() names them"),
+    "model.shortcut": Rule("str", None, "section 3.3; None: the family's own", ("A", "B", "C"), none=True),
+    "model.stride_in": Rule("str", None, "of bottlenecks; None: the name's own", ("1x1", "3x3"), none=True),
+    "model.activation_order": Rule("str", "post", "post: the paper; pre: pre-activation", ("post", "pre")),
+    "model.norm": Rule("str", "batch", "frozen: running statistics as constants", ("batch", "frozen")),
+    "model.bn_group_size": Rule("int", None, "examples sharing statistics; None: all", minimum=1, none=True),
+    "model.zero_init_residual": Rule("bool", False, "start the last scale of each block at 0"),
+    "model.dropout_rate": Rule("float", 0.0, "before the classifier", minimum=0, below=1),
+    "model.width": Rule("int", None, "filters of stage 1; None: the family's own", minimum=1, none=True),
+    "model.scan": Rule("bool", False, "stack the identical blocks of a stage"),
+    "model.remat": Rule("bool", False, "recompute blocks in the backward pass to save memory"),
+    "model.dtype": Rule("str", "float32", "of computation; parameters are float32", ("float32", "bfloat16")),
+    "data.name": Rule("str", "digits", "a TFDS image-classification set"),
+    "data.data_dir": Rule("str", None, "folder of TFDS data sets; None: TFDS's own default", none=True),
+    "data.train_split": Rule("str", "train", "in TFDS's syntax, such as train[:45000]"),
+    "data.validation_split": Rule("str", None, "None: no validation", none=True),
+    "data.test_split": Rule("str", "test", "evaluated in whole"),
+    "data.pad": Rule("int", 4, "zero pixels on each side before the random crop", minimum=0),
+    "data.flip": Rule("bool", True, "mirror half of the training images"),
+    "data.normalization": Rule("str", "pixel_mean", "of the training images", NORMALIZATIONS),
+    "train.batch_size": Rule("int", 128, "images of one step, all devices together", minimum=1),
+    "train.duration": Rule("number", 64_000, "length of the training, in train.unit", above=0),
+    "train.unit": Rule("str", "steps", "of train.duration, evaluate.every and checkpoint.every", UNITS),
+    "train.steps_per_dispatch": Rule("int", None, "None: by backend", minimum=1, none=True),
+    "train.non_finite": Rule("str", "stop", "a non-finite loss: stop, or skip the update", ("stop", "skip")),
+    "train.label_smoothing": Rule("float", 0.0, "probability spread over all classes", minimum=0, below=1),
+    "train.log_every": Rule("int", 100, "steps between training metrics", minimum=1),
+    "optimizer.momentum": Rule("float", 0.9, "of SGD", minimum=0, below=1),
+    "optimizer.nesterov": Rule("bool", False, "the paper's is not"),
+    "optimizer.weight_decay": Rule("float", 1e-4, "L2, added before the momentum", minimum=0),
+    "optimizer.decay": Rule("str", "kernels", "kernels: convolutions and dense only", ("kernels", "all")),
+    "schedule.name": Rule("str", "piecewise", "of the learning rate", SCHEDULES),
+    "schedule.learning_rate": Rule("float", 0.1, "the highest", above=0),
+    "schedule.unit": Rule("str", "steps", "of boundaries and warmup_duration", (*UNITS, "percent")),
+    "schedule.boundaries": Rule("numbers", (32_000, 48_000), "piecewise: when the rate drops", above=0),
+    "schedule.factor": Rule("float", 0.1, "piecewise, plateau: times this at a drop", above=0, below=1),
+    "schedule.patience": Rule("int", 5, "plateau: evaluations without improvement before a drop", minimum=1),
+    "schedule.min_improvement": Rule("float", 0.0, "plateau: a smaller one is none", minimum=0, below=1),
+    "schedule.warmup": Rule("str", "none", "until_error: section 4.2, the 110-layer net", WARMUPS),
+    "schedule.warmup_duration": Rule("number", 0, "linear: length, in schedule.unit", minimum=0),
+    "schedule.warmup_learning_rate": Rule("float", 0.01, "until_error: the rate meanwhile", above=0),
+    "schedule.warmup_error": Rule("float", 0.8, "until_error: training error that ends it", above=0, below=1),
+    "schedule.warmup_window": Rule("int", 100, "until_error: steps the error is taken over", minimum=1),
+    "evaluate.batch_size": Rule("int", 500, "images of one evaluation step", minimum=1),
+    "evaluate.every": Rule("number", 1000, "in train.unit", above=0),
+    "checkpoint.every": Rule("number", 1000, "in train.unit", above=0),
+    "checkpoint.keep_latest": Rule("int", 2, "checkpoints kept by age", minimum=1),
+    "checkpoint.keep_best": Rule("int", 1, "kept by validation error, else test error", minimum=0),
+}
+
+
+def describe_keys() -> str:
+    """Returns two lines a key, for the command line's help: default, what it may hold, meaning."""
+    return "\n".join(
+        f"  --config.{key}={rule.default}\n      {_allowed(rule)}; {rule.doc}" for key, rule in KEYS.items()
+    )
+
+
+def parse_value(key: str, text: str) -> Any:
+    """Reads an override's text by the key's declared type; ValueError says what is allowed."""
+    if key not in KEYS:
+        raise ValueError(unknown_key(key))
+    rule, text = KEYS[key], text.strip()
+    try:
+        value = None if rule.none and text in ("None", "none") else _KINDS[rule.kind].read(text)
+    except ValueError:
+        raise ValueError(_refused(key, text)) from None
+    check_value(key, value)
+    return value
+
+
+def check_value(key: str, value: Any) -> None:
+    """Raises ValueError if a known key may not hold the value."""
+    rule = KEYS[key]
+    if value is None and rule.none:
+        return
+    if not _KINDS[rule.kind].holds(value):
+        raise ValueError(_refused(key, value))
+    if rule.choices and value not in rule.choices:
+        raise ValueError(f"{_refused(key, value)}; did you mean {nearest(value, rule.choices)}?")
+    items = value if rule.kind == "numbers" else (value,)
+    if not all(within(item, limit) for item in items for _, within, limit in _limits(rule)):
+        raise ValueError(_refused(key, value))
+
+
+def unknown_key(key: str) -> str:
+    """Returns the message for a key that is not in `KEYS`."""
+    leaves = [name.removeprefix(f"{key}.") for name in KEYS if name.startswith(f"{key}.")]
+    if leaves:
+        return f"config key {key} is a section; its keys: {', '.join(leaves)}"
+    # The last part counts twice, so that the right name in the wrong section finds its section.
+    leaf = key.rpartition(".")[2]
+    near = max(KEYS, key=lambda known: _likeness(key, known) + _likeness(leaf, known.rpartition(".")[2]))
+    return f"unknown config key {key}; did you mean {near}?"
+
+
+def unknown(what: str, name: str, choices: Collection[str]) -> str:
+    """Returns the message for a name that is none of `choices`: the nearest one first, then all."""
+    return f"unknown {what} {name!r}; did you mean {nearest(name, choices)!r}? Allowed: {', '.join(choices)}"
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """Returns the choice most like the name, capitals or not."""
+    return max(choices, key=lambda choice: _likeness(name, choice))
+
+
+def _likeness(a: str, b: str) -> float:
+    return difflib.SequenceMatcher(None, a.lower(), b.lower()).ratio()
+
+
+def _refused(key: str, value: Any) -> str:
+    return f"{key}={value}: must be {_allowed(KEYS[key])}"
+
+
+def _allowed(rule: Rule) -> str:
+    if rule.choices:
+        return f"one of {', '.join(rule.choices)}" + (", None" if rule.none else "")
+    limits = " and ".join(f"{word} {limit}" for word, _, limit in _limits(rule))
+    return " ".join(filter(None, (_KINDS[rule.kind].words, limits))) + (", or None" if rule.none else "")
+
+
+def _limits(rule: Rule) -> list[tuple[str, Callable[[Any, Any], bool], int | float]]:
+    limits = (
+        ("at least", operator.ge, rule.minimum),
+        ("above", operator.gt, rule.above),
+        ("below", operator.lt, rule.below),
+    )
+    return [(word, within, limit) for word, within, limit in limits if limit is not None]
+
+
+class _Kind(NamedTuple):
+    words: str
+    holds: Callable[[Any], bool]
+    read: Callable[[str], Any]
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, tuple) and all(map(_is_number, value))
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and value not in ("", "None")
+
+
+def _read_number(text: str) -> int | float:
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
+
+
+def _read_numbers(text: str) -> tuple[int | float, ...]:
+    return tuple(_read_number(item) for item in text.strip("()[]").split(",") if item.strip())
+
+
+def _read_bool(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError(text)
+    return text.lower() == "true"
+
+
+_KINDS = {
+    "int": _Kind("an integer", _is_int, int),
+    "float": _Kind("a finite number", _is_number, float),
+    "number": _Kind("a finite number", _is_number, _read_number),
+    "numbers": _Kind("a tuple of finite numbers", _are_numbers, _read_numbers),
+    "bool": _Kind("true or false", lambda value: isinstance(value, bool), _read_bool),
+    "str": _Kind("a name", _is_name, str),
+}

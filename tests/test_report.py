@@ -1,0 +1,56 @@
+"""Tables and figures come from stored records: means over seeds, a line for each config, nothing made up."""
+
+import json
+
+import pytest
+from test_records import a_record
+
+from resnet_jax.analysis.report import report
+from resnet_jax.records import write_record
+
+
+def store(folder, name, *, model, seed, train, test, errors=(0.9, 0.5)):
+    record = {**a_record(), "model": model, "seed": seed}
+    record["config"] = {**record["config"], "model": {"name": model}, "seed": seed}
+    record["train"] = {"loss": 0.1, "error": train, "count": 100}
+    record["test"] = {**record["test"], "error_top1": test}
+    write_record(folder / "records" / f"{name}.json", record)
+    lines = [{"step": 10 * i, "train/error_top1": error, "test/error_top1": error} for i, error in enumerate(errors, 1)]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder / "records" / f"{name}.metrics.jsonl").write_text(text)
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    store(tmp_path, "b0", model="cifar_resnet110", seed=0, train=0.10, test=0.20)
+    store(tmp_path, "b1", model="cifar_resnet110", seed=1, train=0.20, test=0.20)
+    store(tmp_path, "c0", model="cifar_plain20", seed=0, train=0.50, test=0.60)
+    store(tmp_path, "a0", model="cifar_resnet20", seed=0, train=0.30, test=0.40)
+    return tmp_path
+
+
+def test_the_table_has_a_line_per_config_with_mean_and_std_over_seeds(experiment):
+    lines = report(experiment).splitlines()[2:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert [row[0] for row in cells] == ["cifar_plain20", "cifar_resnet20", "cifar_resnet110"]
+    # Sample standard deviation of 10 and 20: 7.07.
+    assert cells[2][3:6] == ["2", "15.00 ± 7.07", "20.00 ± 0.00"]
+    assert cells[0][3:6] == ["1", "50.00", "60.00"]
+
+
+def test_the_table_goes_between_the_marks_of_the_readme_and_nowhere_else(experiment):
+    readme = experiment / "README.md"
+    marks = "<!-- table: made by resnet-jax report -->", "<!-- end of table -->"
+    readme.write_text(f"# Question\n{marks[0]}\nold\n{marks[1]}\nanswer\n")
+    table = report(experiment)
+    assert readme.read_text() == f"# Question\n{marks[0]}\n{table}\n{marks[1]}\nanswer\n"
+
+
+def test_the_figure_is_drawn_from_the_stored_curves(experiment):
+    report(experiment)
+    assert (experiment / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_folder_without_records_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no record"):
+        report(tmp_path)
