@@ -1,7 +1,7 @@
 """Config files: found by path or name, run, and changed by overrides; and the JSON that a workdir keeps.
 
-A config file is a Python program whose `get_config(variant)` starts from `base_config()`; overrides are text,
-read by the key's declared type. This module alone runs such files.
+A config file is a Python program whose `get_config(variant)` starts from `base_config()`. This module alone runs such
+files.
 """
 
 import importlib.util
@@ -17,14 +17,14 @@ from resnet_jax.config import check, check_names, flatten, given_values, nest
 from resnet_jax.config_keys import nearest, parse_value
 
 
-def load_config(reference: str, overrides: Mapping[str, str] = {}) -> ConfigDict:
+def load_config(reference: str, overrides: Mapping[str, Any] = {}) -> ConfigDict:
     """Runs a config file, applies the overrides and checks the result.
 
     Args:
       reference: `FILE[:VARIANT]`. FILE is a path to a Python config or to a workdir's `config.json`, or
         the name of an installed config (`cifar10`, `configs/cifar10.py`). A Python config is a program: it is
         run.
-      overrides: dotted key to text, as `{"schedule.learning_rate": "0.2"}`.
+      overrides: dotted key to value, `{"schedule.learning_rate": 0.2}`; a text is read by the key's declared type.
 
     Returns:
       A checked, unfrozen config.
@@ -36,7 +36,9 @@ def load_config(reference: str, overrides: Mapping[str, str] = {}) -> ConfigDict
     values = given_values(_run_config(reference))
     # Before the overrides, so that none of them hides what the file lacks.
     check_names(values)
-    config = nest(values | {key: parse_value(key, text) for key, text in overrides.items()})
+    check_names(values | dict(overrides))
+    changes = {key: parse_value(key, value) if isinstance(value, str) else value for key, value in overrides.items()}
+    config = nest(values | changes)
     check(config)
     return config
 

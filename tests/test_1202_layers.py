@@ -1,4 +1,4 @@
-"""The deepest net of the paper builds, compiles and takes a step at batch 128 on a CPU, in minutes and in little memory."""
+"""The paper's deepest net builds, compiles and takes a step at batch 128 on a CPU, in minutes and in little memory."""
 
 import json
 import os

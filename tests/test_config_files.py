@@ -129,3 +129,13 @@ print(time.perf_counter() - start, sorted({"jax", "flax", "tensorflow"} & set(sy
     run = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True)
     seconds, _, heavy = run.stdout.strip().partition(" ")
     assert float(seconds) < 1 and heavy == "[]"
+
+
+def test_overrides_are_values_or_text_of_the_key_s_type():
+    from_text = load_config("digits", {"train.duration": "7", "schedule.boundaries": "10,20", "data.flip": "true"})
+    from_values = load_config("digits", {"train.duration": 7, "schedule.boundaries": (10, 20), "data.flip": True})
+    assert from_text == from_values
+    with pytest.raises(ValueError, match="train.duration=-1: must be"):
+        load_config("digits", {"train.duration": -1})
+    with pytest.raises(ValueError, match="did you mean train.duration"):
+        load_config("digits", {"train.duraton": 7})

@@ -1,5 +1,7 @@
 """Batch normalization: its arithmetic, its two switches, its groups, and its frozen form."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,10 +29,14 @@ def variables():
     return {"params": {"scale": scale, "bias": bias}, "batch_stats": {"mean": mean, "var": var}}
 
 
+@cache
+def compiled(layer):
+    return jax.jit(lambda variables, x: layer.apply(variables, x, mutable=["batch_stats"]))
+
+
 def apply(variables, x, *, use_running_average=False, update_statistics=True, **options):
     """Output and new statistics."""
-    layer = BatchNorm(use_running_average, update_statistics, **options)
-    output, new = jax.jit(lambda v, x: layer.apply(v, x, mutable=["batch_stats"]))(variables, x)
+    output, new = compiled(BatchNorm(use_running_average, update_statistics, **options))(variables, x)
     return output, new["batch_stats"]
 
 

@@ -1,8 +1,10 @@
 """The paper's building blocks (Figures 2 and 5), their shortcuts, and their plain twins."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -11,8 +13,12 @@ from resnet_jax.models.convolution import convolution
 
 Norm = Callable[..., nn.Module]
 
-# He et al. 2015, "Delving deep into rectifiers": a Gaussian of variance 2 / fan-in.
-he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+
+def he_normal(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    """A Gaussian of variance 2 / fan-in (He et al. 2015, "Delving deep into rectifiers")."""
+    # Drawn flat: the same numbers as in `shape`, from a program that compiles three times faster on a CPU.
+    flat = jax.random.normal(key, (math.prod(shape),), dtype)
+    return flat.reshape(shape) * jnp.sqrt(jnp.asarray(2.0 / math.prod(shape[:-1]), dtype))
 
 
 class Conv(nn.Module):
@@ -40,7 +46,7 @@ class Conv(nn.Module):
 class Stem(nn.Module):
     """The first layer. "imagenet": 7x7/2, norm, ReLU, 3x3/2 maximum (Table 1); "cifar": 3x3, norm, ReLU (section 4.2).
 
-    Without `norm` the convolution stands alone, for blocks that start with a normalization of their own.
+    Without `norm`, the normalization and the ReLU are left out, for blocks that start with their own.
     """
 
     kind: str

@@ -33,7 +33,7 @@ def convolution(
     strides: tuple[int, int],
     padding: Padding,
 ) -> Float[Array, "n oh ow f"]:
-    """Two-dimensional convolution in NHWC/HWIO form with explicit padding.
+    """Two-dimensional convolution in NHWC/HWIO form with explicit padding; reverse-mode derivatives only.
 
     Args:
       images: input of shape [n, h, w, c].
@@ -98,9 +98,18 @@ def _kernel_gradient(images, gradient, kernel_shape, strides, padding):
     for part in range(parts):
         lhs = images[:, part].transpose(3, 1, 2, 0)
         rhs = gradient[:, part].transpose(1, 2, 0, 3)
-        piece = lax.conv_general_dilated(lhs, rhs, (1, 1), pads, rhs_dilation=strides, dimension_numbers=_DIMENSIONS)
+        # Parts are summed in float32, so that splitting costs bfloat16 no precision.
+        piece = lax.conv_general_dilated(
+            lhs,
+            rhs,
+            (1, 1),
+            pads,
+            rhs_dilation=strides,
+            dimension_numbers=_DIMENSIONS,
+            preferred_element_type=jnp.float32,
+        )
         total = piece if total is None else total + piece
-    return total.transpose(1, 2, 0, 3)
+    return total.transpose(1, 2, 0, 3).astype(images.dtype)
 
 
 def _parts(count: int, *, positions: int) -> int:

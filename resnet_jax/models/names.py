@@ -16,7 +16,7 @@ _IMAGENET = {
 # Section 4.2 and Table 6; any other depth of 6n + 2 works too.
 _CIFAR_DEPTHS = (20, 32, 44, 56, 110, 1202)
 
-# The attributes of `ResNet`; tests/test_registry.py holds the two equal.
+# The attributes of `ResNet`; tests/test_names.py holds the two equal.
 _OPTIONS = (
     "stage_sizes", "num_classes", "stem", "block", "shortcut", "stride_in", "activation_order", "norm",
     "bn_group_size", "bn_momentum", "zero_init_residual", "dropout_rate", "width", "scan", "remat", "dtype",
@@ -76,8 +76,8 @@ def settings_of(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"unknown option {key!r} of {name}; {_nearest(key, _OPTIONS)}")
         if value is not None or key == "num_classes":
             settings[key] = value
-    settings["stage_sizes"] = tuple(settings["stage_sizes"])
     _check(name, settings, options)
+    settings["stage_sizes"] = tuple(settings["stage_sizes"])
     return settings
 
 
@@ -106,20 +106,35 @@ def _check(name: str, settings: Mapping[str, Any], options: Mapping[str, Any]) -
         if value is not None and str(value) not in allowed:
             raise ValueError(f"{name}: {key}={value!s} is not one of {', '.join(allowed)}")
     sizes = settings["stage_sizes"]
-    if not sizes or any(not isinstance(size, int) or size < 1 for size in sizes):
-        raise ValueError(f"{name}: stage_sizes={sizes} must be positive whole numbers, one per stage")
+    if not isinstance(sizes, tuple | list) or not sizes or not all(_is_count(size) for size in sizes):
+        raise ValueError(f"{name}: stage_sizes={sizes!r} must be positive whole numbers, one per stage")
     for key in ("width", "bn_group_size", "num_classes"):
         value = settings.get(key)
-        if value is not None and value < 1:
-            raise ValueError(f"{name}: {key}={value} must be at least 1")
-    if not 0.0 <= settings.get("dropout_rate", 0.0) < 1.0:
-        raise ValueError(f"{name}: dropout_rate={settings['dropout_rate']} must be in [0, 1)")
+        if value is not None and not _is_count(value):
+            raise ValueError(f"{name}: {key}={value!r} must be a whole number, at least 1")
+    for key in ("dropout_rate", "bn_momentum"):
+        value = settings.get(key, 0.0)
+        if not isinstance(value, int | float) or not 0.0 <= value < 1.0:
+            raise ValueError(f"{name}: {key}={value!r} must be a number in [0, 1)")
+    _check_combinations(name, settings, options)
+
+
+def _check_combinations(name: str, settings: Mapping[str, Any], options: Mapping[str, Any]) -> None:
     if "plain" in name and options.get("shortcut") is not None:
         raise ValueError(f"{name} has no shortcuts, so shortcut={options['shortcut']!r} means nothing; choose its twin")
     if settings["block"] == "basic" and options.get("stride_in") is not None:
         raise ValueError(f"{name} has basic blocks, which take the stride in their first 3x3; leave stride_in out")
-    if settings.get("activation_order") == "pre" and settings.get("zero_init_residual"):
-        raise ValueError(f"{name}: zero_init_residual needs activation_order='post'; before a ReLU a zero never moves")
+    if settings.get("zero_init_residual"):
+        if settings["shortcut"] is None:
+            raise ValueError(f"{name}: zero_init_residual needs shortcuts; without them nothing would pass a block")
+        if settings.get("activation_order") == "pre":
+            raise ValueError(f"{name}: zero_init_residual needs activation_order='post'; a zero before a ReLU stays")
+    if settings.get("norm") == "frozen" and (settings.get("bn_group_size") or settings.get("zero_init_residual")):
+        raise ValueError(f"{name}: norm='frozen' is constant, so bn_group_size and zero_init_residual mean nothing")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:

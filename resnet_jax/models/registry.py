@@ -33,7 +33,7 @@ def create_model(name: str, **options) -> ResNet:
 
 
 def initialize(model: ResNet, key: jax.Array, image_shape: tuple[int, int, int]) -> dict:
-    """Makes a net's variables without running it: seconds where a jitted `init` of 110 layers takes minutes on a CPU.
+    """Makes a net's variables without running it on images: seconds where a jitted `init` of 110 layers takes minutes.
 
     Args:
       model: the net.

@@ -124,19 +124,19 @@ class ResNet(nn.Module):
     def apply_stage(self, x, stage: int, size: int, norm):
         """The first block, then size - 1 identical ones, unrolled or as a loop over their stacked parameters."""
 
-        def run(block, x):
+        def apply(block, x):
             return block(x)
 
-        if self.remat:
-            # Inside the loop the compiler cannot merge the second forward pass with the first.
-            run = nn.remat(run, prevent_cse=not self.scan)
+        run = nn.remat(apply) if self.remat else apply
         x = run(self.make_block(stage, norm, first=True, name=f"stage{stage}_block1"), x)
         if not self.scan:
             for index in range(2, size + 1):
                 x = run(self.make_block(stage, norm, first=False, name=f"stage{stage}_block{index}"), x)
         elif size > 1:
+            # In a loop the compiler cannot merge the second forward pass with the first, so nothing has to prevent it.
+            body = nn.remat(apply, prevent_cse=False) if self.remat else apply
             loop = nn.scan(
-                lambda block, x, _: (run(block, x), None),
+                lambda block, x, _: (body(block, x), None),
                 variable_axes={"params": 0, "batch_stats": 0},
                 split_rngs={"params": True},
                 length=size - 1,

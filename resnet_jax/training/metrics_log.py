@@ -2,11 +2,22 @@
 
 import time
 from collections import deque
+from dataclasses import dataclass
 from typing import Any
 
+import jax
 from jaxtyping import Array
 
 from resnet_jax.training.state import Progress
+
+
+@dataclass
+class _Line:
+    step: int
+    steps: int
+    seconds: float
+    progress: Progress
+    learning_rate: Array
 
 
 class MetricsLog:
@@ -23,20 +34,30 @@ class MetricsLog:
         self._writer = writer
         self._batch_size = batch_size
         self._stop = stop_at_non_finite
-        self._pending: deque[tuple[int, Progress, Array]] = deque()
+        self._pending: deque[_Line] = deque()
         self._last_step = start_step
         self._last_time = time.perf_counter()
 
     def push(self, step: int, progress: Progress, learning_rate: Array) -> None:
         """Hands over the metrics up to `step`; those handed over before are read and written now."""
-        self._pending.append((step, progress, learning_rate))
+        now = time.perf_counter()
+        line = _Line(step, step - self._last_step, now - self._last_time, progress, learning_rate)
+        self._last_step, self._last_time = step, now
+        self._pending.append(line)
         while len(self._pending) > 1:
-            self._write(*self._pending.popleft())
+            self._write(self._pending.popleft())
 
     def drain(self) -> None:
         """Waits for the device and writes all that is queued."""
+        if self._pending:
+            begun = time.perf_counter()
+            jax.block_until_ready(self._pending[-1].progress)
+            waited = time.perf_counter() - begun
+            # The last line's steps were still running, so the wait is part of their time.
+            self._pending[-1].seconds += waited
+            self._last_time += waited
         while self._pending:
-            self._write(*self._pending.popleft())
+            self._write(self._pending.popleft())
 
     def leave_out(self, seconds: float) -> None:
         """Takes time that was not spent on training out of the next line's images per second."""
@@ -51,16 +72,13 @@ class MetricsLog:
                 "Lower schedule.learning_rate, or set train.non_finite=skip to leave such updates out"
             )
 
-    def _write(self, step: int, progress: Progress, learning_rate: Array) -> None:
-        skipped = int(progress.skipped)
-        now = time.perf_counter()
-        seconds, steps = now - self._last_time, step - self._last_step
-        self._last_time, self._last_step = now, step
-        scalars = {"train/learning_rate": float(learning_rate), "train/skipped": float(skipped)}
+    def _write(self, line: _Line) -> None:
+        progress = line.progress
+        scalars = {"train/learning_rate": float(line.learning_rate), "train/skipped": float(progress.skipped)}
         if float(progress.sums.count):
             means = progress.sums.means()
             scalars |= {"train/loss": means["loss"], "train/error_top1": means["error_top1"]}
-        if steps and seconds > 0:
-            scalars["train/images_per_second"] = steps * self._batch_size / seconds
-        self._writer.write_scalars(step, scalars)
+        if line.seconds > 0:
+            scalars["train/images_per_second"] = line.steps * self._batch_size / line.seconds
+        self._writer.write_scalars(line.step, scalars)
         self.check(progress)
