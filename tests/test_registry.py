@@ -93,7 +93,7 @@ def test_options_replace_what_the_name_says_and_none_keeps_it():
         ("resnet50", {"width": 0}, "width=0 must be a whole number, at least 1"),
         ("resnet50", {"num_classes": 0}, "num_classes=0 must be a whole number, at least 1"),
         ("resnet50", {"bn_group_size": -32}, "bn_group_size=-32 must be a whole number, at least 1"),
-        ("resnet50", {"dropout_rate": 1.0}, r"dropout_rate=1.0 must be in \[0, 1\)"),
+        ("resnet50", {"dropout_rate": 1.0}, r"dropout_rate=1.0 must be a number in \[0, 1\)"),
         ("plain34", {"shortcut": "A"}, "plain34 has no shortcuts, so shortcut='A' means nothing"),
         ("cifar_plain20", {"shortcut": "A"}, "cifar_plain20 has no shortcuts"),
         ("resnet34", {"stride_in": "3x3"}, "resnet34 has basic blocks"),
