@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -25,5 +26,9 @@ def split_batch(mesh: Mesh) -> NamedSharding:
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Puts a copy of every leaf on every device."""
-    return jax.device_put(tree, replicated(mesh))
+    """Puts a copy of every leaf on every device; none shares memory with the original or with another leaf.
+
+    So the copies can be donated: a buffer that two leaves share cannot, and crashes some backends.
+    """
+    # `device_put` alone keeps the original's buffer on the device where it already is.
+    return jax.device_put(jax.tree.map(jnp.copy, tree), replicated(mesh))

@@ -109,6 +109,7 @@ def _finish_axes(axes: Axes, curves: list[tuple[np.ndarray, np.ndarray]]) -> Non
     axes.set_xlim(0, float(last) * 1.01 or 1)
     axes.set_xlabel("steps")
     axes.set_ylabel("error (%)")
+    axes.label_outer()
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.grid(True, color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)

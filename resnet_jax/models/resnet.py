@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
@@ -58,7 +59,7 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(
         self,
-        images: Float[Array, "n h w c"],
+        images: Float[Array | np.ndarray, "n h w c"],
         *,
         train: bool,
         use_running_average: bool | None = None,
@@ -87,7 +88,7 @@ class ResNet(nn.Module):
             use_running_average=not train if use_running_average is None else use_running_average,
             update_statistics=train if update_statistics is None else update_statistics,
         )
-        x = self.make_stem(norm)(images)
+        x = self.make_stem(norm)(jnp.asarray(images))
         features = {"stem": x}
         for stage, size in enumerate(self.stage_sizes, 1):
             x = self.apply_stage(x, stage, size, norm)

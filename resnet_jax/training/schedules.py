@@ -91,8 +91,8 @@ def with_warmup_until_error(schedule: Schedule, *, learning_rate: float, error: 
     """
 
     def init():
-        zero = jnp.zeros((), jnp.float32)
-        return {"after": schedule.init(), "low": jnp.asarray(True), "errors": zero, "count": zero}
+        errors, count = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)
+        return {"after": schedule.init(), "low": jnp.asarray(True), "errors": errors, "count": count}
 
     def rate(state, step):
         return jnp.where(state["low"], jnp.float32(learning_rate), schedule.learning_rate(state["after"], step))
