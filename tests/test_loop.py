@@ -140,15 +140,17 @@ def test_a_stopped_run_goes_on_and_ends_bit_for_bit_like_one_that_was_not(stop, 
 def test_the_110_layer_rule_survives_a_stop(small, tmp_path):
     config = small(
         schedule__warmup="until_error",
-        schedule__warmup_error="0.89",
-        schedule__warmup_window="2",
-        train__duration="10",
+        schedule__warmup_error="0.99",
+        schedule__warmup_window="4",
+        schedule__name="constant",
+        train__duration="11",
+        train__log_every="1",
     )
     train(config, tmp_path / "whole")
     rates = read_metrics(tmp_path / "whole" / "metrics.jsonl")["train/learning_rate"][1]
-    assert rates[0] == pytest.approx(0.01) and rates[-1] == pytest.approx(0.1)
+    np.testing.assert_allclose(rates, [0.01] * 4 + [0.1] * 7, rtol=1e-6)
     with pytest.raises(KeyboardInterrupt):
-        train(config, tmp_path / "stopped", writers=[StopAt(9)])
+        train(config, tmp_path / "stopped", writers=[StopAt(10)])
     train(config, tmp_path / "stopped")
     assert_same_run(tmp_path / "stopped", tmp_path / "whole")
 

@@ -34,9 +34,9 @@ def clock(monkeypatch):
 def test_a_line_is_written_when_the_next_one_comes(clock):
     lines = Lines()
     log = MetricsLog(lines, batch_size=10, stop_at_non_finite=True, start_step=0)
-    log.push(5, progress(), jnp.float32(0.1))
+    log.push(5, progress())
     assert lines.written == []
-    log.push(10, progress(), jnp.float32(0.1))
+    log.push(10, progress())
     assert [step for step, _ in lines.written] == [5]
     log.drain()
     assert [step for step, _ in lines.written] == [5, 10]
@@ -47,25 +47,25 @@ def test_images_per_second_are_those_of_the_line_s_own_steps(clock):
     lines = Lines()
     log = MetricsLog(lines, batch_size=10, stop_at_non_finite=True, start_step=100)
     clock[0] = 2.0
-    log.push(105, progress(), jnp.float32(0.1))
+    log.push(105, progress())
     clock[0] = 3.0
-    log.push(110, progress(), jnp.float32(0.1))
+    log.push(110, progress())
     log.drain()
     clock[0] = 63.0
     log.leave_out(60.0)  # an evaluation
     clock[0] = 68.0
-    log.push(115, progress(), jnp.float32(0.1))
+    log.push(115, progress())
     log.drain()
     assert [scalars["train/images_per_second"] for _, scalars in lines.written] == [25.0, 50.0, 10.0]
 
 
 def test_a_skipped_update_stops_with_step_and_loss_unless_told_to_go_on(clock):
     stopping = MetricsLog(Lines(), batch_size=10, stop_at_non_finite=True, start_step=0)
-    stopping.push(10, progress(skipped=1), jnp.float32(0.1))
+    stopping.push(10, progress(skipped=1))
     with pytest.raises(FloatingPointError, match=r"step 7: .* \(loss 9.0\)"):
         stopping.drain()
     lines = Lines()
     going_on = MetricsLog(lines, batch_size=10, stop_at_non_finite=False, start_step=0)
-    going_on.push(10, progress(skipped=1), jnp.float32(0.1))
+    going_on.push(10, progress(skipped=1))
     going_on.drain()
     assert lines.written[0][1]["train/skipped"] == 1.0

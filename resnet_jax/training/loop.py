@@ -97,7 +97,6 @@ class _Run:
             mean=parts.input.mean,
             std=parts.input.std,
         )
-        self.learning_rate = jax.jit(parts.schedule.learning_rate)
         self.after_evaluation = jax.jit(parts.schedule.after_evaluation)
         self.calls: dict[int, Any] = {}
         self.held_out: dict[str, dict[str, float]] = {}
@@ -130,7 +129,7 @@ class _Run:
                 self.step % every == 0 or self.step == self.total for every in intervals
             )
             if log_due:
-                self.log.push(self.step, self.progress, self.learning_rate(self.state.schedule_state, self.step - 1))
+                self.log.push(self.step, self.progress)
                 self.progress = self.fresh_progress()
             if evaluation_due or checkpoint_due:
                 # A checkpoint must not hide a step that the run has to stop at.

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-from jaxtyping import Array
 
 from resnet_jax.training.state import Progress
 
@@ -17,7 +16,6 @@ class _Line:
     steps: int
     seconds: float
     progress: Progress
-    learning_rate: Array
 
 
 class MetricsLog:
@@ -38,10 +36,10 @@ class MetricsLog:
         self._last_step = start_step
         self._last_time = time.perf_counter()
 
-    def push(self, step: int, progress: Progress, learning_rate: Array) -> None:
+    def push(self, step: int, progress: Progress) -> None:
         """Hands over the metrics up to `step`; those handed over before are read and written now."""
         now = time.perf_counter()
-        line = _Line(step, step - self._last_step, now - self._last_time, progress, learning_rate)
+        line = _Line(step, step - self._last_step, now - self._last_time, progress)
         self._last_step, self._last_time = step, now
         self._pending.append(line)
         while len(self._pending) > 1:
@@ -74,7 +72,7 @@ class MetricsLog:
 
     def _write(self, line: _Line) -> None:
         progress = line.progress
-        scalars = {"train/learning_rate": float(line.learning_rate), "train/skipped": float(progress.skipped)}
+        scalars = {"train/learning_rate": float(progress.learning_rate), "train/skipped": float(progress.skipped)}
         if float(progress.sums.count):
             means = progress.sums.means()
             scalars |= {"train/loss": means["loss"], "train/error_top1": means["error_top1"]}

@@ -54,19 +54,27 @@ class Progress(flax.struct.PyTreeNode):
       skipped: updates left out because the loss or a gradient was not finite, int32.
       bad_step: the first of them, int32; -1 if none.
       bad_loss: its loss, float32.
+      learning_rate: of the last step, float32.
     """
 
     sums: Sums
     skipped: Any
     bad_step: Any
     bad_loss: Any
+    learning_rate: Any
 
     @classmethod
     def zero(cls) -> "Progress":
         """Nothing seen yet."""
-        return cls(Sums.zero(), jnp.zeros((), jnp.int32), jnp.full((), -1, jnp.int32), jnp.zeros((), jnp.float32))
+        return cls(
+            sums=Sums.zero(),
+            skipped=jnp.zeros((), jnp.int32),
+            bad_step=jnp.full((), -1, jnp.int32),
+            bad_loss=jnp.zeros((), jnp.float32),
+            learning_rate=jnp.zeros((), jnp.float32),
+        )
 
-    def add(self, sums: Sums, *, finite: Array, step: Array, loss: Array) -> "Progress":
+    def add(self, sums: Sums, *, finite: Array, step: Array, loss: Array, learning_rate: Array) -> "Progress":
         """Counts one batch."""
         first_bad = ~finite & (self.skipped == 0)
         return Progress(
@@ -74,4 +82,5 @@ class Progress(flax.struct.PyTreeNode):
             skipped=self.skipped + ~finite,
             bad_step=jnp.where(first_bad, step, self.bad_step),
             bad_loss=jnp.where(first_bad, loss, self.bad_loss),
+            learning_rate=learning_rate,
         )

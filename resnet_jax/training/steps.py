@@ -62,7 +62,7 @@ def make_train_step(
             schedule_state=schedule.after_step(state.schedule_state, state.step, sums.errors_top1, sums.count),
         )
         kept = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
-        progress = progress.add(sums, finite=finite, step=state.step, loss=loss)
+        progress = progress.add(sums, finite=finite, step=state.step, loss=loss, learning_rate=rate)
         return kept.replace(step=state.step + 1), progress
 
     return train_step
