@@ -14,6 +14,8 @@ _HOME = {
     "freeze_batch_norm": "models.normalization",
     "initialize": "models.registry",
     "list_models": "models.registry",
+    "load_workdir": "evaluation.run",
+    "report": "analysis.report",
     "load_config": "config_files",
     "plot_curves": "analysis.curves",
     "predict_workdir": "evaluation.predict",

@@ -267,12 +267,14 @@ def _prepare(flags: argparse.Namespace) -> None:
 
 def _report_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("experiment", metavar="EXPERIMENT", help="folder with records/")
+    help = "a finished run to take into the records first; may be repeated"
+    parser.add_argument("--add", action="append", default=[], metavar="WORKDIR", help=help)
 
 
 def _report(flags: argparse.Namespace) -> None:
     from resnet_jax.analysis.report import report
 
-    print(report(flags.experiment))
+    print(report(flags.experiment, add=flags.add))
 
 
 def _percent(fraction: float) -> str:

@@ -77,6 +77,11 @@ def differing_keys(a: ConfigDict, b: ConfigDict) -> list[str]:
     return sorted(key for key in left | right if left.get(key, missing) != right.get(key, missing))
 
 
+def without_places(config: ConfigDict) -> dict[str, Any]:
+    """The config as a plain dict, without where one machine keeps the data; for what is published."""
+    return nest(flatten(config) | {"data.data_dir": None}).to_dict()
+
+
 def check_names(keys: Collection[str]) -> None:
     """Raises ValueError unless the dotted keys are those of `KEYS`."""
     for key in keys:

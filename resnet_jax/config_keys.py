@@ -79,7 +79,7 @@ KEYS: dict[str, Rule] = {
     "schedule.warmup_window": Rule("int", 100, "until_error: steps the error is taken over", minimum=1),
     "evaluate.batch_size": Rule("int", 500, "images of one evaluation step", minimum=1),
     "evaluate.every": Rule("number", 1000, "in train.unit", above=0),
-    "checkpoint.every": Rule("number", 1000, "in train.unit", above=0),
+    "checkpoint.every": Rule("number", 1000, "in train.unit; each is evaluated, too", above=0),
     "checkpoint.keep_latest": Rule("int", 2, "checkpoints kept by age", minimum=1),
     "checkpoint.keep_best": Rule("int", 1, "kept by validation error, else test error", minimum=0),
 }

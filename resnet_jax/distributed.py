@@ -30,5 +30,9 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
 
     So the copies can be donated: a buffer that two leaves share cannot, and crashes some backends.
     """
-    # `device_put` alone keeps the original's buffer on the device where it already is.
-    return jax.device_put(jax.tree.map(jnp.copy, tree), replicated(mesh))
+
+    def own(leaf):
+        # `device_put` alone keeps the original's buffer on the device where it already is.
+        return jnp.copy(leaf) if isinstance(leaf, jax.Array) else leaf
+
+    return jax.device_put(jax.tree.map(own, tree), replicated(mesh))

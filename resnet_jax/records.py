@@ -46,7 +46,8 @@ _SCHEMA = {
     "peak_bytes": f"{_COUNT} or null",
     "peak_bytes_source": f"{_TEXT} or null",
 }
-_OPTIONAL = {"validation": _EVALUATION}
+# `resumed_from_step`: the times are those of the last session, which began there; null or absent for a run in one go.
+_OPTIONAL = {"validation": _EVALUATION, "resumed_from_step": f"{_COUNT} or null"}
 
 
 def write_record(path: str | os.PathLike, record: Mapping[str, Any]) -> Path:
@@ -90,7 +91,7 @@ def read_record(path: str | os.PathLike) -> dict[str, Any]:
     return record
 
 
-def read_metrics(path: str | os.PathLike) -> dict[str, tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]]:
+def read_metrics(path: str | os.PathLike) -> dict[str, tuple[Int[np.ndarray, " _"], Float[np.ndarray, " _"]]]:
     """Reads the curves of a run.
 
     Args:

@@ -7,6 +7,8 @@ from typing import Any
 
 from resnet_jax.config import differing_keys
 from resnet_jax.config_files import from_json, to_json
+from resnet_jax.data.input_description import InputDescription
+from resnet_jax.records import write_text_atomically
 
 # Where the data lies may differ between machines without changing the run.
 _MAY_DIFFER = ("data.data_dir",)
@@ -56,12 +58,19 @@ class Workdir:
                 "choose another workdir, or the same config to go on with this run"
             )
 
-    def write_config(self, resolved: Any) -> None:
-        """Makes the folder and writes the resolved config, all of it or nothing."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        temporary = self.config.with_suffix(".tmp")
-        temporary.write_text(to_json(resolved))
-        temporary.replace(self.config)
+    def claim(self, resolved: Any, input: InputDescription) -> None:
+        """Makes the folder this run's own: writes the resolved config and what the net expects of its input.
+
+        Raises:
+          ValueError: the folder's run was trained on other images.
+        """
+        if self.input.is_file() and not InputDescription.load(self.input).same_as(input):
+            raise ValueError(
+                f"the run in {self.path} was trained on other images: their shape, mean or class names differ from "
+                "those of the data set found now; point data.data_dir at the same data, or choose another workdir"
+            )
+        write_text_atomically(self.config, to_json(resolved))
+        input.save(self.input)
 
     def publish(self, experiment: str | os.PathLike, name: str) -> None:
         """Copies record and metrics to `EXPERIMENT/records/NAME.json` and `NAME.metrics.jsonl`, for `report`."""

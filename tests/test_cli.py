@@ -122,7 +122,7 @@ def test_prepare_and_report_print_what_they_made(package, capsys):
     assert cli.main(["report", "experiments/degradation"]) == 0
     assert package.calls == [
         ("prepare", ("cifar10",), {"data_dir": "sets", "source": "cifar.tar.gz"}),
-        ("report", ("experiments/degradation",), {}),
+        ("report", ("experiments/degradation",), {"add": []}),
     ]
     assert capsys.readouterr().out == "sets/cifar10/3.0.2\nthe report\n"
 

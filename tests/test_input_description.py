@@ -27,6 +27,15 @@ def test_the_file_gives_back_what_was_saved(tmp_path):
     assert (loaded.image_shape, loaded.class_names) == (saved.image_shape, saved.class_names)
     np.testing.assert_array_equal(loaded.mean, saved.mean)
     np.testing.assert_array_equal(loaded.std, saved.std)
+    assert [path.name for path in tmp_path.iterdir()] == ["input.npz"]
+
+
+def test_descriptions_are_the_same_only_if_all_of_it_is():
+    one = describe_input(IMAGES, ("a", "b"), normalization="pixel_mean")
+    assert one.same_as(describe_input(IMAGES, ("a", "b"), normalization="pixel_mean"))
+    assert not one.same_as(describe_input(IMAGES, ("a", "c"), normalization="pixel_mean"))
+    assert not one.same_as(describe_input(IMAGES[:-1], ("a", "b"), normalization="pixel_mean"))
+    assert not one.same_as(describe_input(IMAGES, ("a", "b"), normalization="channel_mean_std"))
 
 
 def test_unknown_normalization_is_refused():

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "resnet_jax"
 # From the ground up; "models" stands for the modules in it too, unless they are named themselves.
 # A module may import from the layers below its own, and from its own name.
 LAYERS = {
-    "ground": ["distributed", "environment", "models.names", "random_keys"],
+    "ground": ["distributed", "environment", "models.names", "random_keys", "records"],
     "parts": [
         *("config_keys", "config", "config_files", "models", "data"),
         *("training.losses", "evaluation.metrics", "training.schedules"),
@@ -23,7 +23,7 @@ LAYERS = {
     "step": ["training.steps"],
     "build": ["build", "workdir"],
     "use": [
-        *("evaluation", "checkpoints", "records", "writers", "analysis"),
+        *("evaluation", "checkpoints", "writers", "analysis"),
         *("training.batch_statistics", "training.metrics_log"),
     ],
     "loop": ["training.loop"],
@@ -35,9 +35,7 @@ BESIDE = {
     "config": ["config_keys"],
     "config_files": ["config", "config_keys"],
     "evaluation.metrics": ["training.losses"],
-    "evaluation": ["checkpoints", "records", "training.batch_statistics"],
-    "writers": ["records"],
-    "analysis": ["records"],
+    "evaluation": ["checkpoints", "training.batch_statistics"],
     "__main__": ["cli"],
 }
 

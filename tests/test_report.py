@@ -54,3 +54,20 @@ def test_the_figure_is_drawn_from_the_stored_curves(experiment):
 def test_a_folder_without_records_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no record"):
         report(tmp_path)
+
+
+def test_finished_runs_are_taken_into_the_records_by_their_folder_s_name(experiment, tmp_path):
+    run = tmp_path / "runs" / "mine"
+    run.mkdir(parents=True)
+    records = experiment / "records"
+    (records / "c0.json").rename(run / "record.json")
+    (records / "c0.metrics.jsonl").rename(run / "metrics.jsonl")
+    assert "cifar_plain20" not in report(experiment)
+    assert "cifar_plain20" in report(experiment, add=[run])
+    assert (records / "mine.json").is_file() and (records / "mine.metrics.jsonl").is_file()
+
+
+def test_seeds_with_different_lines_are_averaged_where_both_have_one(experiment):
+    path = experiment / "records" / "b1.metrics.jsonl"
+    path.write_text(path.read_text().splitlines(keepends=True)[0])
+    report(experiment)

@@ -21,7 +21,7 @@ _LINES: tuple[tuple[str, str, dict[str, Any]], ...] = (
 # Every run starts near chance; a scale that holds its first steps would press the rest of the curve flat.
 _LEFT_OUT_OF_SCALE = 0.1
 
-Curves = dict[str, tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]]
+Curves = dict[str, tuple[Int[np.ndarray, " _"], Float[np.ndarray, " _"]]]
 
 
 def plot_curves(

@@ -1,5 +1,6 @@
 """An experiment's table and figure, made from its stored records and nothing else."""
 
+import functools
 import json
 import os
 import re
@@ -12,17 +13,19 @@ import numpy as np
 
 from resnet_jax.analysis.curves import Curves, error_curves, plot_panels
 from resnet_jax.records import read_record
+from resnet_jax.workdir import Workdir
 
 _BEGIN, _END = "<!-- table: made by resnet-jax report -->", "<!-- end of table -->"
 
 
-def report(experiment: str | os.PathLike) -> str:
+def report(experiment: str | os.PathLike, *, add: Sequence[str | os.PathLike] = ()) -> str:
     """Makes the table and the figure of an experiment.
 
     Runs whose configs differ in nothing but the seed are one line: mean and sample standard deviation over the seeds.
 
     Args:
       experiment: a folder with `records/NAME.json` and, for the figure, `records/NAME.metrics.jsonl` of the same runs.
+      add: workdirs of finished runs to take into the records first, each under its folder's name.
 
     Returns:
       The table in Markdown. It also replaces what stands between the two table marks of the folder's README.md, if it
@@ -33,6 +36,8 @@ def report(experiment: str | os.PathLike) -> str:
       ValueError: a file in it is no record.
     """
     folder = Path(experiment)
+    for workdir in add:
+        Workdir(workdir).publish(folder, Path(workdir).resolve().name)
     paths = sorted((folder / "records").glob("*.json"))
     if not paths:
         raise FileNotFoundError(f"{folder / 'records'} holds no record (*.json)")
@@ -109,7 +114,10 @@ def _plot(groups: list[_Runs], output: Path) -> None:
 
 
 def _mean_curves(runs: list[Curves]) -> Curves:
-    """The mean over runs of one config, which are written at the same steps."""
-    return {
-        name: (steps, np.mean([curves[name][1] for curves in runs], axis=0)) for name, (steps, _) in runs[0].items()
-    }
+    """The mean over runs of one config, at the steps that all of them have."""
+    mean = {}
+    for name in set.intersection(*(set(curves) for curves in runs)):
+        steps = functools.reduce(np.intersect1d, (curves[name][0] for curves in runs))
+        values = [curves[name][1][np.isin(curves[name][0], steps)] for curves in runs]
+        mean[name] = (steps, np.mean(values, axis=0))
+    return mean

@@ -27,8 +27,19 @@ class InputDescription:
 
     def save(self, path: Path) -> None:
         """Writes the description as an .npz file of plain arrays."""
+        path = Path(path)
         names = np.asarray(self.class_names, dtype=np.str_)
-        np.savez(path, image_shape=np.asarray(self.image_shape), mean=self.mean, std=self.std, class_names=names)
+        unfinished = path.with_name(f"unfinished_{path.name}")
+        np.savez(unfinished, image_shape=np.asarray(self.image_shape), mean=self.mean, std=self.std, class_names=names)
+        unfinished.replace(path)
+
+    def same_as(self, other: "InputDescription") -> bool:
+        """Whether both have the same shape, statistics and class names."""
+        return (
+            (self.image_shape, self.class_names) == (other.image_shape, other.class_names)
+            and np.array_equal(self.mean, other.mean)
+            and np.array_equal(self.std, other.std)
+        )
 
     @classmethod
     def load(cls, path: Path) -> "InputDescription":

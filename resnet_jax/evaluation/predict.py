@@ -12,7 +12,6 @@ from PIL import Image, UnidentifiedImageError
 
 from resnet_jax.data.device_augment import normalize
 from resnet_jax.data.input_description import InputDescription
-from resnet_jax.distributed import data_mesh
 from resnet_jax.evaluation.protocols import center
 from resnet_jax.evaluation.run import load_workdir
 from resnet_jax.workdir import Workdir
@@ -46,7 +45,7 @@ def predict_workdir(
     files.read_config()
     input = InputDescription.load(files.input)
     batch = np.stack([read_image(path, input.image_shape) for path in images])
-    model, _, variables = load_workdir(files, checkpoint=checkpoint, mesh=data_mesh(jax.devices()[:1]))
+    model, variables = load_workdir(workdir, checkpoint=checkpoint)
     logits = center(model, variables, normalize(jnp.asarray(batch), input.mean, input.std))
     probabilities = np.asarray(jax.nn.softmax(logits))
     best = np.argsort(-probabilities, axis=-1)[:, :top]
@@ -65,5 +64,5 @@ def read_image(path: str | os.PathLike, image_shape: tuple[int, int, int]) -> UI
             if image.size != (width, height):
                 image = image.resize((width, height), Image.Resampling.BILINEAR)
             return np.asarray(image, np.uint8).reshape(image_shape)
-    except UnidentifiedImageError as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} is not an image that can be read") from error

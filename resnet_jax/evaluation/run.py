@@ -16,6 +16,7 @@ from resnet_jax.data.input_description import InputDescription
 from resnet_jax.data.resident import EpochOrders, ResidentData
 from resnet_jax.distributed import data_mesh, replicated
 from resnet_jax.evaluation.evaluator import make_evaluator
+from resnet_jax.evaluation.protocols import protocol_named
 from resnet_jax.training.batch_statistics import recompute_statistics as recompute
 from resnet_jax.training.state import Progress, TrainState
 from resnet_jax.workdir import Workdir
@@ -35,7 +36,8 @@ def evaluate_workdir(
     Args:
       workdir: of the run.
       protocol: a name of `PROTOCOLS`.
-      checkpoint: "latest", "best", or a step.
+      checkpoint: "latest", "best" (by the validation split's error; without one by the test split's, and then its
+        test error is a selected one), or a step.
       split: in TFDS's syntax; None is the config's test split.
       data_dir: where the data sets lie; None is the config's.
       recompute_statistics: training batches over which to average the statistics of batch normalization first;
@@ -48,13 +50,16 @@ def evaluate_workdir(
       FileNotFoundError: if the workdir holds no run or no checkpoint, or the data set is missing.
       ValueError: for an unknown protocol, split or checkpoint.
     """
+    protocol_named(protocol)
     files = Workdir(workdir)
     config = files.read_config()
+    if recompute_statistics and config.model.norm == "frozen":
+        raise ValueError("recompute_statistics needs batch statistics; this net has model.norm=frozen")
     data_dir = data_dir or config.data.data_dir
     split = split or config.data.test_split
     mesh = data_mesh()
     input = InputDescription.load(files.input)
-    model, step, variables = load_workdir(files, checkpoint=checkpoint, mesh=mesh)
+    model, step, variables = restore_net(files, checkpoint=checkpoint, mesh=mesh)
     evaluate = make_evaluator(
         model, mesh, protocol=protocol, batch_size=config.evaluate.batch_size, mean=input.mean, std=input.std
     )
@@ -67,7 +72,26 @@ def evaluate_workdir(
     return {**evaluate(variables, data), "protocol": protocol, "split": split, "step": step}
 
 
-def load_workdir(files: Workdir, *, checkpoint: str | int, mesh: Mesh) -> tuple[nn.Module, int, dict]:
+def load_workdir(workdir: str | os.PathLike, *, checkpoint: str | int = "latest") -> tuple[nn.Module, dict]:
+    """Reads a run's net, to use in one's own code.
+
+    Args:
+      workdir: of the run.
+      checkpoint: "latest", "best", or a step.
+
+    Returns:
+      The module and its variables {"params", "batch_stats"}, on the first device. What it expects of its input is in
+      `InputDescription.load(workdir / "input.npz")`.
+
+    Raises:
+      FileNotFoundError: if the workdir holds no run or no checkpoint.
+      ValueError: if there is no such checkpoint.
+    """
+    model, _, variables = restore_net(Workdir(workdir), checkpoint=checkpoint, mesh=data_mesh(jax.devices()[:1]))
+    return model, variables
+
+
+def restore_net(files: Workdir, *, checkpoint: str | int, mesh: Mesh) -> tuple[nn.Module, int, dict]:
     """Reads a run's net: the module, the step, and its variables on all devices of the mesh."""
     config, input = files.read_config(), InputDescription.load(files.input)
     model = build_model(config, num_classes=len(input.class_names))

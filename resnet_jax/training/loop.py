@@ -25,6 +25,8 @@ from resnet_jax.writers import JsonLinesWriter, MultiWriter, ProgressWriter, Ten
 def train(config: Any, workdir: str | os.PathLike, *, writers: Sequence[Any] | None = None) -> dict:
     """Trains, evaluates and records one net; goes on from the workdir's latest checkpoint if it has one.
 
+    A run that has its record is finished: the record is returned as it is.
+
     Args:
       config: from `config_files.load_config`.
       workdir: folder for all that the run leaves behind, see `Workdir`.
@@ -42,9 +44,11 @@ def train(config: Any, workdir: str | os.PathLike, *, writers: Sequence[Any] | N
     files = Workdir(workdir)
     configs.check(config)
     files.refuse_other_config(config)
+    if files.record.is_file():
+        # It is written last: the run is finished, and its record is not another session's to change.
+        return read_record(files.record)
     parts = build(config)
-    files.write_config(parts.config)
-    parts.input.save(files.input)
+    files.claim(parts.config, parts.input)
     keep = parts.config.checkpoint
     with Checkpoints(files.checkpoints, keep_latest=keep.keep_latest, keep_best=keep.keep_best) as checkpoints:
         run = _Run(parts, files, checkpoints, writers or (), started=started)
@@ -54,8 +58,8 @@ def train(config: Any, workdir: str | os.PathLike, *, writers: Sequence[Any] | N
             run.writer.close()
         checkpoints.wait()
         record = run.record()
-    write_record(files.record, record)
     plot_curves(files.metrics, files.curves)
+    write_record(files.record, record)
     return read_record(files.record)
 
 
@@ -132,11 +136,12 @@ class _Run:
                 self.log.push(self.step, self.progress)
                 self.progress = self.fresh_progress()
             if evaluation_due or checkpoint_due:
-                # A checkpoint must not hide a step that the run has to stop at.
+                # Both at either: a checkpoint without errors could never be the best. And a checkpoint must not
+                # hide a step that the run has to stop at.
                 self.log.drain()
                 self.log.check(self.progress)
                 with self.not_training():
-                    errors = self.evaluate_held_out() if evaluation_due else None
+                    errors = self.evaluate_held_out()
                     if checkpoint_due:
                         self.checkpoints.save(self.step, (self.state, self.progress), errors)
         self.training_seconds = time.perf_counter() - begun - self.other_seconds
@@ -195,11 +200,12 @@ class _Run:
         steps = self.step - self.first_step
         speed = steps * self.batch_size / self.training_seconds if steps else None
         return {
-            "config": self.config.to_dict(),
+            "config": configs.without_places(self.config),
             "model": self.config.model.name,
             "seed": self.config.seed,
             **environment(),
             "steps": self.step,
+            "resumed_from_step": self.first_step or None,
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(self.state.params)),
             "train": {"loss": train["loss"], "error": train["error_top1"], "count": train["count"]},
             **tested,

@@ -2,6 +2,7 @@
 
 import time
 from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +15,9 @@ from resnet_jax.training.state import Progress
 class _Line:
     step: int
     steps: int
-    seconds: float
+    left_out: float
     progress: Progress
+    ready: Future[float]
 
 
 class MetricsLog:
@@ -34,32 +36,27 @@ class MetricsLog:
         self._stop = stop_at_non_finite
         self._pending: deque[_Line] = deque()
         self._last_step = start_step
-        self._last_time = time.perf_counter()
+        self._left_out = 0.0
+        self._last_ready = time.perf_counter()
+        # A thread of its own sees when a line's last step is done; the host may be far ahead of the device by then.
+        self._watcher = ThreadPoolExecutor(max_workers=1)
 
     def push(self, step: int, progress: Progress) -> None:
         """Hands over the metrics up to `step`; those handed over before are read and written now."""
-        now = time.perf_counter()
-        line = _Line(step, step - self._last_step, now - self._last_time, progress)
-        self._last_step, self._last_time = step, now
-        self._pending.append(line)
+        ready = self._watcher.submit(_when_ready, progress)
+        self._pending.append(_Line(step, step - self._last_step, self._left_out, progress, ready))
+        self._last_step, self._left_out = step, 0.0
         while len(self._pending) > 1:
             self._write(self._pending.popleft())
 
     def drain(self) -> None:
         """Waits for the device and writes all that is queued."""
-        if self._pending:
-            begun = time.perf_counter()
-            jax.block_until_ready(self._pending[-1].progress)
-            waited = time.perf_counter() - begun
-            # The last line's steps were still running, so the wait is part of their time.
-            self._pending[-1].seconds += waited
-            self._last_time += waited
         while self._pending:
             self._write(self._pending.popleft())
 
     def leave_out(self, seconds: float) -> None:
         """Takes time that was not spent on training out of the next line's images per second."""
-        self._last_time += seconds
+        self._left_out += seconds
 
     def check(self, progress: Progress) -> None:
         """Raises FloatingPointError if an update was skipped and the run is to stop then; waits for the device."""
@@ -71,12 +68,19 @@ class MetricsLog:
             )
 
     def _write(self, line: _Line) -> None:
-        progress = line.progress
+        ready, progress = line.ready.result(), line.progress
+        seconds = ready - self._last_ready - line.left_out
+        self._last_ready = ready
         scalars = {"train/learning_rate": float(progress.learning_rate), "train/skipped": float(progress.skipped)}
         if float(progress.sums.count):
             means = progress.sums.means()
             scalars |= {"train/loss": means["loss"], "train/error_top1": means["error_top1"]}
-        if line.seconds > 0:
-            scalars["train/images_per_second"] = line.steps * self._batch_size / line.seconds
+        if seconds > 0:
+            scalars["train/images_per_second"] = line.steps * self._batch_size / seconds
         self._writer.write_scalars(line.step, scalars)
         self.check(progress)
+
+
+def _when_ready(progress: Progress) -> float:
+    jax.block_until_ready(progress)
+    return time.perf_counter()

@@ -97,11 +97,11 @@ def with_warmup_until_error(schedule: Schedule, *, learning_rate: float, error: 
     def rate(state, step):
         return jnp.where(state["low"], jnp.float32(learning_rate), schedule.learning_rate(state["after"], step))
 
-    def after_step(state, step, errors, count):
-        errors, count = state["errors"] + errors, state["count"] + count
+    def after_step(state, step, batch_errors, batch_count):
+        errors, count = state["errors"] + batch_errors, state["count"] + batch_count
         full = (step + 1) % window == 0
         return {
-            "after": schedule.after_step(state["after"], step, errors, count),
+            "after": schedule.after_step(state["after"], step, batch_errors, batch_count),
             "low": state["low"] & ~(full & (errors < error * count)),
             "errors": jnp.where(full, 0.0, errors),
             "count": jnp.where(full, 0.0, count),
