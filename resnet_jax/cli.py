@@ -28,9 +28,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(words)
+        code = _dispatch(words)
+        sys.stdout.flush()
+        return code
     except FloatingPointError as error:
         return _fail(error, 3)
+    except BrokenPipeError:
+        # The reader, `head` say, has what it wanted; nothing more can be flushed to it at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, OSError) as error:
         return _fail(error, 2)
     except KeyboardInterrupt:

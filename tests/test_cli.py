@@ -252,3 +252,17 @@ print(time.process_time())
     result, seconds = process.stdout.splitlines()
     assert result == "2 []" and float(seconds) < 2
     assert process.stderr.count("\n") == 1 and "the nearest depths are 20 and 26" in process.stderr
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = subprocess.run(
+        [sys.executable, "-m", "resnet_jax", "train", "--help"],
+        cwd=CHECKOUT,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (0, "")
