@@ -258,7 +258,7 @@ def test_a_reader_that_has_enough_is_no_error():
     reader, writer = os.pipe()
     os.close(reader)
     result = subprocess.run(
-        [sys.executable, "-m", "resnet_jax", "train", "--help"],
+        [sys.executable, "-m", "resnet_jax", "--help"],
         cwd=CHECKOUT,
         stdout=writer,
         stderr=subprocess.PIPE,
