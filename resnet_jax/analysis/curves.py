@@ -64,7 +64,8 @@ def plot_panels(panels: Mapping[str, Sequence[tuple[str, Curves]]], output: str 
     if not everything:
         raise ValueError("there is no run to plot")
     # A Figure of its own canvas: pyplot would keep the figure, and choose a display the machine may not have.
-    figure = Figure(figsize=(7.2 if len(panels) == 1 else 5.6 * len(panels), 4.8), dpi=160, layout="constrained")
+    size = (7.2 if len(panels) == 1 else 5.6 * len(panels), 5.6)
+    figure = Figure(figsize=size, dpi=160, layout="constrained")
     all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (title, runs) in zip(all_axes, panels.items(), strict=True):
         for number, (label, by_name) in enumerate(runs):
@@ -114,4 +115,7 @@ def _finish_axes(axes: Axes, curves: list[tuple[np.ndarray, np.ndarray]]) -> Non
     axes.grid(True, color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=True, framealpha=0.9, edgecolor="0.85", fontsize="small")
+    # Many runs leave no room among their curves.
+    many = len(axes.lines) > 4
+    place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.12)} if many else {}
+    axes.legend(frameon=True, framealpha=0.9, edgecolor="0.85", fontsize="small", **place)
