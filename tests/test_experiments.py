@@ -1,0 +1,30 @@
+"""What is published comes from the stored records: tables are what `report` makes of them, whole and unchanged."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from resnet_jax.analysis.report import report
+from resnet_jax.records import read_record
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+EXPERIMENTS = sorted(path.parent for path in (CHECKOUT / "experiments").glob("*/records"))
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda path: path.name)
+def test_tables_are_made_from_the_records(experiment, tmp_path):
+    copy = shutil.copytree(experiment, tmp_path / experiment.name)
+    table = report(copy)
+    assert (copy / "README.md").read_text() == (experiment / "README.md").read_text()
+    assert table in (CHECKOUT / "README.md").read_text()
+    assert (experiment / "curves.png").is_file()
+
+
+@pytest.mark.parametrize(
+    "path", [path for e in EXPERIMENTS for path in sorted((e / "records").glob("*.json"))], ids=lambda path: path.name
+)
+def test_every_record_names_its_commit_and_was_made_from_a_clean_checkout(path):
+    record = read_record(path)
+    assert record["commit"] is not None and not record["commit"]["dirty"]
+    assert path.with_suffix(".metrics.jsonl").is_file()
