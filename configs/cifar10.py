@@ -10,7 +10,7 @@ The 110-layer and deeper nets begin at 0.01 until the training error is below 80
 its identical blocks and recomputes them in the backward pass, which changes memory and compile time alone.
 
 Command:  resnet-jax prepare cifar10
-          resnet-jax train --config=configs/cifar10.py:resnet20 --workdir=/tmp/cifar10_resnet20
+          resnet-jax train --config=configs/cifar10.py:resnet20 --workdir=runs/cifar10_resnet20
           Where the set is in another folder: --config.data.data_dir=DIR
           A short run needs a schedule that fits: --config.train.duration=2000 --config.schedule.name=constant
 Cost:     8.2 million images; floating-point operations, 6 times the multiply-adds of an image (forward and

@@ -6,8 +6,8 @@ plain twin; on 8x8 images its three stages are 8x8, 4x4 and 2x2. Recipe: that of
 epochs: batch 128, learning rate 0.1, divided by 10 after 50 % and 75 %, weight decay 1e-4, momentum 0.9.
 Digits are not symmetric, so nothing is mirrored, and the border is 1 pixel.
 
-Command:  resnet-jax train --config=configs/digits.py --workdir=/tmp/digits
-          resnet-jax train --config=configs/digits.py:plain56 --workdir=/tmp/digits_plain56
+Command:  resnet-jax train --config=configs/digits.py --workdir=runs/digits
+          resnet-jax train --config=configs/digits.py:plain56 --workdir=runs/digits_plain56
 Cost:     40 passes over the training images; two cores are enough.
 Result:   the quick start is to end with a test error of at most 2.0 %; the paper has no number for digits.
 """

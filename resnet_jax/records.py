@@ -46,7 +46,7 @@ _SCHEMA = {
     "peak_bytes": f"{_COUNT} or null",
     "peak_bytes_source": f"{_TEXT} or null",
 }
-# `resumed_from_step`: the times are those of the last session, which began there; null or absent for a run in one go.
+# `resumed_from_step`: the times are those of the last process, which began there; null or absent for a run in one go.
 _OPTIONAL = {"validation": _EVALUATION, "resumed_from_step": f"{_COUNT} or null"}
 
 

@@ -45,7 +45,7 @@ def train(config: Any, workdir: str | os.PathLike, *, writers: Sequence[Any] | N
     configs.check(config)
     files.refuse_other_config(config)
     if files.record.is_file():
-        # It is written last: the run is finished, and its record is not another session's to change.
+        # It is written last: the run is finished, and its record is not for another process to change.
         return read_record(files.record)
     parts = build(config)
     files.claim(parts.config, parts.input)
