@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from ml_collections import FrozenConfigDict
 
 from resnet_jax import config as configs
-from resnet_jax.data.datasets import DatasetInfo, ImageArrays, dataset_info, load_arrays, split_size
+from resnet_jax.data.datasets import ImageArrays, dataset_info, load_arrays, split_size
 from resnet_jax.data.input_description import InputDescription, describe_input
 from resnet_jax.data.resident import BatchAt, EpochOrders, ResidentData, make_batch_at
 from resnet_jax.distributed import data_mesh, replicate
@@ -32,7 +32,6 @@ class Parts:
     """What a run is made of."""
 
     config: FrozenConfigDict
-    info: DatasetInfo
     input: InputDescription
     mesh: Mesh
     model: ResNet
@@ -51,15 +50,12 @@ class Parts:
         variables = initialize(self.model, named_key(self.config.seed, "parameters"), self.input.image_shape)
         return replicate(TrainState.create(variables, self.optimizer, self.schedule), self.mesh)
 
-    def batch_at(self) -> BatchAt:
-        """The k-th training batch, see `make_batch_at`."""
-        return build_batches(self.config, self.input, self.mesh)
-
     def resident_step(self, steps_per_call: int):
         """The jitted training step, see `make_resident_step`."""
         seed, smoothing = self.config.seed, self.config.train.label_smoothing
         step = make_train_step(self.model, self.optimizer, self.schedule, seed=seed, label_smoothing=smoothing)
-        return make_resident_step(step, self.batch_at(), self.mesh, steps_per_call=steps_per_call)
+        batch_at = build_batches(self.config, self.input, self.mesh)
+        return make_resident_step(step, batch_at, self.mesh, steps_per_call=steps_per_call)
 
     def steps_per_call(self) -> int:
         """Steps that one call runs: as the config says or the backend likes, at most an epoch."""
@@ -89,7 +85,6 @@ def build(config: Any) -> Parts:
     arrays = {name: load_arrays(info, names[name]) for name in sizes}
     return Parts(
         config=config,
-        info=info,
         input=describe_input(arrays["train"].images, info.class_names, normalization=config.data.normalization),
         mesh=mesh,
         model=build_model(config, num_classes=info.num_classes),

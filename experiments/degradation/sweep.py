@@ -20,10 +20,9 @@ def main() -> None:
     for variant in VARIANTS:
         for seed in range(flags.seeds):
             name = f"{variant}_seed{seed}"
-            workdir = Workdir(flags.workdir / name)
-            if not workdir.record.is_file():
-                train(load_config(f"digits:{variant}", {**OVERRIDES, "seed": seed}), workdir.path)
-            workdir.publish(HERE, name)
+            workdir = flags.workdir / name
+            train(load_config(f"digits:{variant}", {**OVERRIDES, "seed": seed}), workdir)
+            Workdir(workdir).publish(HERE, name)
 
 
 if __name__ == "__main__":
