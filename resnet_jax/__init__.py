@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 _HOME = {
     "ResNet": "models.resnet",
     "create_model": "models.registry",
+    "evaluate": "evaluation.run",
     "evaluate_workdir": "evaluation.run",
     "freeze_batch_norm": "models.normalization",
     "initialize": "models.registry",
@@ -17,6 +18,7 @@ _HOME = {
     "load_workdir": "evaluation.run",
     "report": "analysis.report",
     "load_config": "config_files",
+    "measure": "data.statistics",
     "plot_curves": "analysis.curves",
     "predict_workdir": "evaluation.predict",
     "prepare": "data.prepare",

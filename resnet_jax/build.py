@@ -1,5 +1,6 @@
 """From a resolved config to the parts of a run: the map of the system, one line per part."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,27 +10,49 @@ from jax.sharding import Mesh
 from ml_collections import FrozenConfigDict
 
 from resnet_jax import config as configs
-from resnet_jax.data.datasets import ImageArrays, dataset_info, load_arrays, split_size
+from resnet_jax.data.arrays import ImageArrays, load_arrays
+from resnet_jax.data.augment import TrainView
+from resnet_jax.data.datasets import DatasetInfo, dataset_info, split_size
+from resnet_jax.data.device_augment import make_prepare
+from resnet_jax.data.examples import Examples
+from resnet_jax.data.feeds import Feed, ResidentFeed, StreamedFeed
 from resnet_jax.data.input_description import InputDescription, describe_input
-from resnet_jax.data.resident import BatchAt, EpochOrders, ResidentData, make_batch_at
-from resnet_jax.distributed import data_mesh, replicate
+from resnet_jax.data.resident import BatchAt, ResidentData, make_batch_at
+from resnet_jax.data.statistics import PixelStatistics, describe_streamed_input, statistics_of
+from resnet_jax.data.streaming import TrainBatches
+from resnet_jax.distributed import data_mesh, local_rows, replicate
 from resnet_jax.models.registry import create_model, initialize
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.random_keys import named_key
 from resnet_jax.training import schedules
-from resnet_jax.training.optimizers import sgd
+from resnet_jax.training.optimizers import optimizer_named
 from resnet_jax.training.schedules import Schedule
 from resnet_jax.training.state import TrainState
-from resnet_jax.training.steps import make_resident_step, make_train_step
+from resnet_jax.training.steps import make_resident_step, make_streamed_step, make_train_step
 
 # On an accelerator one call runs this many steps; on a CPU calls are cheap and loops are not.
 _STEPS_PER_CALL = {"cpu": 1}
 _STEPS_PER_CALL_ELSEWHERE = 50
 
+Split = ResidentData | Examples
+
 
 @dataclass(frozen=True)
 class Parts:
-    """What a run is made of."""
+    """What a run is made of.
+
+    Attributes:
+      config: resolved.
+      input: what the net expects of its input.
+      mesh: the devices.
+      model: the net.
+      optimizer: without the learning rate.
+      schedule: of the learning rate.
+      splits: what is tested, by name: "train", "test", and "validation" where there is one.
+      feed: the training batches, or what they are made from on the devices.
+      make_call: (updates per call) -> the jitted call (state, progress, *feed's arguments) -> (state, progress).
+      steps_per_call: the most updates that one call may make.
+    """
 
     config: FrozenConfigDict
     input: InputDescription
@@ -37,36 +60,19 @@ class Parts:
     model: ResNet
     optimizer: optax.GradientTransformation
     schedule: Schedule
-    splits: dict[str, ResidentData]
-    orders: EpochOrders
-
-    @property
-    def train_data(self) -> ResidentData:
-        """The training split."""
-        return self.splits["train"]
+    splits: dict[str, Split]
+    feed: Feed
+    make_call: Callable[[int], Any]
+    steps_per_call: int
 
     def initial_state(self) -> TrainState:
         """The state before step 1, on all devices."""
         variables = initialize(self.model, named_key(self.config.seed, "parameters"), self.input.image_shape)
-        return replicate(TrainState.create(variables, self.optimizer, self.schedule), self.mesh)
-
-    def resident_step(self, steps_per_call: int):
-        """The jitted training step, see `make_resident_step`."""
-        seed, smoothing = self.config.seed, self.config.train.label_smoothing
-        step = make_train_step(self.model, self.optimizer, self.schedule, seed=seed, label_smoothing=smoothing)
-        batch_at = build_batches(self.config, self.input, self.mesh)
-        return make_resident_step(step, batch_at, self.mesh, steps_per_call=steps_per_call)
-
-    def steps_per_call(self) -> int:
-        """Steps that one call runs: as the config says or the backend likes, at most an epoch."""
-        wanted = self.config.train.steps_per_dispatch
-        if wanted is None:
-            wanted = _STEPS_PER_CALL.get(jax.default_backend(), _STEPS_PER_CALL_ELSEWHERE)
-        return max(1, min(wanted, len(self.train_data) // self.config.train.batch_size))
+        return replicate(build_state(self.config, variables), self.mesh)
 
 
 def build(config: Any) -> Parts:
-    """Makes all parts of a run from a config; data is read and put on the devices.
+    """Makes all parts of a run from a config; a resident data set is read and put on the devices.
 
     Raises:
       ValueError: for anything in the config that is not possible, before any data is read.
@@ -74,36 +80,159 @@ def build(config: Any) -> Parts:
     """
     configs.check(config)
     info = dataset_info(config.data.name, data_dir=config.data.data_dir)
-    names = {
-        "train": config.data.train_split,
-        "validation": config.data.validation_split,
-        "test": config.data.test_split,
-    }
-    sizes = {name: split_size(info, split) for name, split in names.items() if split is not None}
-    config = configs.resolve(config, train_examples=sizes["train"], device_count=jax.device_count())
-    mesh = data_mesh()
-    arrays = {name: load_arrays(info, names[name]) for name in sizes}
+    check_classes(config, info)
+    train_examples = split_size(info, config.data.train_split)
+    config = configs.resolve(config, train_examples=train_examples, device_count=jax.device_count())
+    mesh, model = data_mesh(), build_model(config, num_classes=info.num_classes)
+    optimizer, schedule = build_optimizer(config), build_schedule(config)
+    train_step = make_train_step(
+        model,
+        optimizer,
+        schedule,
+        seed=config.seed,
+        label_smoothing=config.train.label_smoothing,
+        loss=config.train.loss,
+        ema_decay=config.train.ema_decay,
+        accumulation_steps=config.train.accumulation_steps,
+        mesh=mesh,
+    )
+    build_data = {"resident": _resident_parts, "streamed": _streamed_parts}[config.data.pipeline]
     return Parts(
         config=config,
-        input=describe_input(arrays["train"].images, info.class_names, normalization=config.data.normalization),
         mesh=mesh,
-        model=build_model(config, num_classes=info.num_classes),
-        optimizer=build_optimizer(config),
-        schedule=build_schedule(config),
-        splits={name: to_device(split, mesh) for name, split in arrays.items()},
-        orders=EpochOrders(seed=config.seed, count=sizes["train"]),
+        model=model,
+        optimizer=optimizer,
+        schedule=schedule,
+        **build_data(config, info, mesh, train_step),
+    )
+
+
+def check_classes(config: Any, info: DatasetInfo) -> None:
+    """Raises ValueError if the config says another number of classes than the data set has."""
+    if config.model.num_classes not in (None, info.num_classes):
+        raise ValueError(
+            f"model.num_classes={config.model.num_classes}: data set {info.name!r} has {info.num_classes} classes; "
+            "None takes that number"
+        )
+
+
+def _resident_parts(config: Any, info: DatasetInfo, mesh: Mesh, train_step: Callable) -> dict[str, Any]:
+    train = load_arrays(info, config.data.train_split)
+    input = describe_input(train.images, info.class_names, normalization=config.data.normalization)
+    data = to_device(train, mesh)
+    batch_at = build_batches(config, input, mesh)
+    wanted = config.train.steps_per_dispatch
+    if wanted is None:
+        wanted = _STEPS_PER_CALL.get(jax.default_backend(), _STEPS_PER_CALL_ELSEWHERE)
+    return {
+        "input": input,
+        "splits": _open_splits(config, info, mesh, {"train": data}),
+        "feed": ResidentFeed(data, seed=config.seed, batch_size=config.train.batch_size),
+        "make_call": lambda steps: make_resident_step(train_step, batch_at, mesh, steps_per_call=steps),
+        "steps_per_call": max(1, min(wanted, len(data) // config.train.batch_size)),
+    }
+
+
+def _streamed_parts(config: Any, info: DatasetInfo, mesh: Mesh, train_step: Callable) -> dict[str, Any]:
+    statistics = statistics_of(info, config.data.statistics)
+    batches = build_train_batches(config, info)
+    batches.examples.check_some()
+    prepare = build_prepare(config, info, statistics, mesh)
+    return {
+        "input": build_input(config, info, statistics),
+        "splits": _open_splits(config, info, mesh, {}),
+        "feed": StreamedFeed(batches, mesh, total_steps=config.steps.total, workers=config.data.workers),
+        "make_call": lambda steps: make_streamed_step(train_step, prepare, mesh),
+        "steps_per_call": 1,
+    }
+
+
+def _open_splits(config: Any, info: DatasetInfo, mesh: Mesh, opened: dict[str, Split]) -> dict[str, Split]:
+    names = {"validation": config.data.validation_split, "test": config.data.test_split}
+    if config.evaluate.train_split or "train" not in opened:
+        names["train"] = config.evaluate.train_split or config.data.train_split
+    return opened | {name: open_split(config, info, split, mesh) for name, split in names.items() if split is not None}
+
+
+def open_split(config: Any, info: DatasetInfo, split: str, mesh: Mesh) -> Split:
+    """A split as the config's pipeline reads it: whole on every device, or image by image from disk."""
+    split_size(info, split)
+    if config.data.pipeline == "streamed":
+        return Examples(info, split)
+    return to_device(load_arrays(info, split), mesh)
+
+
+def build_state(config: Any, variables: dict) -> TrainState:
+    """The state before step 1 of a net with these variables."""
+    ema = config.train.ema_decay > 0
+    return TrainState.create(variables, build_optimizer(config), build_schedule(config), ema=ema)
+
+
+def build_train_batches(config: Any, info: DatasetInfo) -> TrainBatches:
+    """The streamed training batches that `config.data` describes, this host's rows of them."""
+    data = config.data
+    view = TrainView(
+        image_size=data.image_size,
+        crop=data.crop,
+        short_sides=tuple(data.short_sides),
+        area=tuple(data.crop_area),
+        aspect=tuple(data.crop_aspect),
+        flip=data.flip,
+        resize=data.resize,
+        policy=data.policy,
+        policy_operations=data.policy_operations,
+        policy_magnitude=data.policy_magnitude,
+        channels=info.image_shape[-1],
+    )
+    return TrainBatches(
+        Examples(info, data.train_split),
+        view,
+        seed=config.seed,
+        batch_size=config.train.batch_size,
+        rows=local_rows(config.train.batch_size),
+        unreadable=data.unreadable,
+    )
+
+
+def build_input(config: Any, info: DatasetInfo, statistics: PixelStatistics) -> InputDescription:
+    """What a net trained on streamed images expects of its input."""
+    return describe_streamed_input(
+        info,
+        statistics,
+        normalization=config.data.normalization,
+        image_size=config.evaluate.image_size or config.data.image_size,
+        short_side=config.evaluate.short_side,
+        resize=config.data.resize,
+    )
+
+
+def build_prepare(config: Any, info: DatasetInfo, statistics: PixelStatistics, mesh: Mesh) -> Callable:
+    """What happens to streamed training images on the devices, see `make_prepare`."""
+    input = build_input(config, info, statistics)
+    return make_prepare(
+        mesh,
+        seed=config.seed,
+        mean=input.mean,
+        std=input.std,
+        pca_std=config.data.pca_std,
+        eigenvalues=statistics.eigenvalues,
+        eigenvectors=statistics.eigenvectors,
+        mixup_alpha=config.data.mixup,
+        cutmix_alpha=config.data.cutmix,
+        batch_size=config.train.batch_size,
     )
 
 
 def build_model(config: Any, *, num_classes: int | None) -> ResNet:
     """The net that `config.model` describes."""
-    options = {key: value for key, value in config.model.items() if key != "name" and value is not None}
+    named = ("name", "num_classes")
+    options = {key: value for key, value in config.model.items() if key not in named and value is not None}
     return create_model(config.model.name, num_classes=num_classes, **options)
 
 
 def build_optimizer(config: Any) -> optax.GradientTransformation:
     """The optimizer that `config.optimizer` describes."""
-    return sgd(**config.optimizer)
+    return optimizer_named(**config.optimizer)
 
 
 def build_batches(config: Any, input: InputDescription, mesh: Mesh) -> BatchAt:
@@ -122,16 +251,17 @@ def build_batches(config: Any, input: InputDescription, mesh: Mesh) -> BatchAt:
 def build_schedule(config: Any) -> Schedule:
     """The schedule that `config.schedule` describes, its durations taken from `config.steps`."""
     c, steps = config.schedule, config.steps
+    rate = configs.learning_rate(configs.flatten(config))
     schedule = {
-        "constant": lambda: schedules.constant(c.learning_rate),
-        "piecewise": lambda: schedules.piecewise(c.learning_rate, boundaries=steps.boundaries, factor=c.factor),
-        "cosine": lambda: schedules.cosine(c.learning_rate, total=steps.total, start=steps.warmup),
+        "constant": lambda: schedules.constant(rate),
+        "piecewise": lambda: schedules.piecewise(rate, boundaries=steps.boundaries, factor=c.factor),
+        "cosine": lambda: schedules.cosine(rate, total=steps.total, start=steps.warmup),
         "plateau": lambda: schedules.plateau(
-            c.learning_rate, factor=c.factor, patience=c.patience, min_improvement=c.min_improvement
+            rate, factor=c.factor, patience=c.patience, min_improvement=c.min_improvement
         ),
     }[c.name]()
     if c.warmup == "linear":
-        return schedules.with_linear_warmup(schedule, steps=steps.warmup)
+        return schedules.with_linear_warmup(schedule, steps=steps.warmup, start=c.warmup_start)
     if c.warmup == "until_error":
         return schedules.with_warmup_until_error(
             schedule, learning_rate=c.warmup_learning_rate, error=c.warmup_error, window=c.warmup_window

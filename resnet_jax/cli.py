@@ -193,33 +193,60 @@ def _train(flags: argparse.Namespace) -> None:
 
 
 def _evaluate_flags(parser: argparse.ArgumentParser) -> None:
-    _workdir_flag(parser)
-    parser.add_argument("--protocol", default="center", help="how an image is tested (%(default)s)")
+    help = "the run's folder; repeated, an ensemble"
+    parser.add_argument("--workdir", action="append", default=[], metavar="DIR", help=help)
+    help = "a file of --save_scores, one more of the ensemble; may be repeated"
+    parser.add_argument("--scores", action="append", default=[], metavar="FILE", help=help)
+    help = "how an image is tested: center, ten_crop, multi_scale (%(default)s)"
+    parser.add_argument("--protocol", default="center", metavar="NAME", help=help)
+    help = "of ten_crop and multi_scale: probabilities or logits (%(default)s)"
+    parser.add_argument("--average", default="probabilities", metavar="WHAT", help=help)
+    help = "of multi_scale, shorter sides in pixels (the paper's: 224,256,384,480,640)"
+    parser.add_argument("--scales", type=_numbers, metavar="N,N,...", help=help)
     _checkpoint_flag(parser)
     parser.add_argument("--split", help="in TFDS's syntax (the config's test split)")
     parser.add_argument("--data_dir", metavar="DIR", help="folder of TFDS data sets (the config's)")
+    help = "keep the scores of every image: NAME.npz, or a folder for several workdirs"
+    parser.add_argument("--save_scores", metavar="PATH", help=help)
+    parser.add_argument("--batch_size", type=int, metavar="N", help="images of one step (the config's)")
+    parser.add_argument("--workers", type=int, metavar="N", help="decoding processes (the config's)")
     help = "average batch-norm statistics over this many training batches first (%(default)s)"
     parser.add_argument("--recompute_statistics", type=int, default=0, metavar="BATCHES", help=help)
     _json_flag(parser)
 
 
 def _evaluate(flags: argparse.Namespace) -> None:
-    _require(flags, "workdir")
-    from resnet_jax.evaluation.run import evaluate_workdir
+    if not flags.workdir and not flags.scores:
+        raise ValueError("the flag --workdir is needed, or --scores")
+    from resnet_jax.evaluation.run import evaluate
 
-    result = evaluate_workdir(
-        flags.workdir,
-        protocol=flags.protocol,
-        checkpoint=_checkpoint(flags.checkpoint),
-        split=flags.split,
-        data_dir=flags.data_dir,
-        recompute_statistics=flags.recompute_statistics,
-    )
+    given = {name: value for name, value in vars(flags).items() if name not in ("workdir", "checkpoint", "json")}
+    result = evaluate(flags.workdir, checkpoint=_checkpoint(flags.checkpoint), **given)
+    members = result["members"]
     if flags.json:
-        print(json.dumps(result))
-        return
-    for name, value in result.items():
-        print(f"{name}: {_percent(value) if name.startswith('error') else value}")
+        print(json.dumps(result if "ensemble" in result else members[0]))
+    elif "ensemble" in result:
+        print(_ensemble_table([*members, result["ensemble"]]))
+    else:
+        for name, value in members[0].items():
+            print(f"{name}: {_percent(value) if name.startswith('error') else value}")
+
+
+def _ensemble_table(entries: list[dict]) -> str:
+    """One line for each member and the ensemble, the last."""
+    width = max(len(entry["member"]) for entry in entries)
+    lines = [f"{'':{width}}    top-1    top-5   count  protocol"]
+    for entry in entries:
+        errors = f"{_percent(entry['error_top1']):>8} {_percent(entry['error_top5']):>8}"
+        lines.append(f"{entry['member']:{width}} {errors} {entry['count']:>7}  {entry['protocol']}")
+    return "\n".join(lines)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers, such as 224,256") from None
 
 
 def _predict_flags(parser: argparse.ArgumentParser) -> None:
@@ -260,15 +287,44 @@ def _summarize(flags: argparse.Namespace) -> None:
 
 
 def _prepare_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dataset", metavar="DATASET", help="cifar10, cifar100, digits or image_folder")
+    help = "cifar10, cifar100, digits, image_folder, imagenet2012 or tfds_folder"
+    parser.add_argument("dataset", metavar="DATASET", help=help)
     parser.add_argument("--data_dir", metavar="DIR", help="folder of TFDS data sets (TFDS's own default)")
     parser.add_argument("--source", metavar="PATH", help="archive or folder on disk, instead of a download")
+    help = "imagenet2012, tfds_folder: those to make, such as train,validation (all)"
+    parser.add_argument("--splits", metavar="SPLIT,...", help=help)
+    help = "tfds_folder: make images smaller whose shorter side is longer"
+    parser.add_argument("--short_side", type=int, metavar="PIXELS", help=help)
+    parser.add_argument("--encoding", metavar="FORM", help="of smaller images: jpeg or bmp (jpeg)")
+    parser.add_argument("--quality", type=int, metavar="PERCENT", help="of smaller images as JPEG (95)")
 
 
 def _prepare(flags: argparse.Namespace) -> None:
     from resnet_jax.data.prepare import prepare
 
-    print(prepare(flags.dataset, data_dir=flags.data_dir, source=flags.source))
+    splits = None if flags.splits is None else flags.splits.split(",")
+    options = {"splits": splits, "short_side": flags.short_side, "encoding": flags.encoding, "quality": flags.quality}
+    given = {name: value for name, value in options.items() if value is not None}
+    print(prepare(flags.dataset, data_dir=flags.data_dir, source=flags.source, **given))
+
+
+def _measure_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dataset", metavar="DATASET", help="a prepared data set of large images")
+    parser.add_argument("--data_dir", metavar="DIR", help="folder of TFDS data sets (TFDS's own default)")
+    parser.add_argument("--split", default="train", help="the training split (%(default)s)")
+    parser.add_argument("--image_size", type=int, default=224, metavar="PIXELS", help="side of the crops (%(default)s)")
+    help = "shorter side before the crop (%(default)s)"
+    parser.add_argument("--short_side", type=int, default=256, metavar="PIXELS", help=help)
+    parser.add_argument(
+        "--output", metavar="FILE", help="instead of beside the data; for --config.data.statistics=FILE"
+    )
+    parser.add_argument("--workers", type=int, metavar="N", help="decoding processes (by cores; 0: threads)")
+
+
+def _measure(flags: argparse.Namespace) -> None:
+    from resnet_jax.data.statistics import measure
+
+    print(measure(**vars(flags)))
 
 
 def _report_flags(parser: argparse.ArgumentParser) -> None:
@@ -299,5 +355,6 @@ COMMANDS: dict[str, _Command] = {
     "predict": _Command("classify image files with a trained net", _predict_flags, _predict),
     "summarize": _Command("print a net's sizes, parameters, multiply-adds", _summarize_flags, _summarize),
     "prepare": _Command("make a data set's folder, without TensorFlow", _prepare_flags, _prepare),
+    "measure": _Command("compute a training set's mean image and colour components", _measure_flags, _measure),
     "report": _Command("print an experiment's results, from its records", _report_flags, _report),
 }

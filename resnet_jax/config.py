@@ -58,11 +58,11 @@ def resolve(config: ConfigDict, *, train_examples: int, device_count: int) -> Fr
     """
     check(config)
     values: dict[str, Any] = {
-        key: float(value) if KEYS[key].kind == "float" else value for key, value in given_values(config).items()
+        key: float(value) if KEYS[key].kind == "float" and value is not None else value
+        for key, value in given_values(config).items()
     }
-    batch_size, group_size = values["train.batch_size"], values["model.bn_group_size"]
-    groups = {} if group_size is None else {"model.bn_group_size": group_size}
-    _check_divisible(batch_size, {"devices": device_count, **groups})
+    batch_size = values["train.batch_size"]
+    _check_divisible(batch_size, _divisors(values, device_count))
     if batch_size > train_examples:
         raise ValueError(
             f"train.batch_size={batch_size}: more than the {train_examples} images of "
@@ -79,7 +79,7 @@ def differing_keys(a: ConfigDict, b: ConfigDict) -> list[str]:
 
 def without_places(config: ConfigDict) -> dict[str, Any]:
     """The config as a plain dict, without where one machine keeps the data; for what is published."""
-    return nest(flatten(config) | {"data.data_dir": None}).to_dict()
+    return nest(flatten(config) | {"data.data_dir": None, "data.statistics": None}).to_dict()
 
 
 def check_names(keys: Collection[str]) -> None:
@@ -126,16 +126,73 @@ def given_values(config: ConfigDict) -> dict[str, Any]:
 def _check_contradictions(values: Mapping[str, Any]) -> None:
     if values["optimizer.nesterov"] and values["optimizer.momentum"] == 0:
         raise ValueError("optimizer.nesterov=True: needs optimizer.momentum above 0")
-    group = values["model.bn_group_size"]
-    if group is not None:
-        _check_divisible(values["train.batch_size"], {"model.bn_group_size": group})
-    warmup, duration = values["schedule.warmup"], values["schedule.warmup_duration"]
+    if values["optimizer.nesterov"] and values["optimizer.name"] != "sgd":
+        raise ValueError(f"optimizer.nesterov=True: needs optimizer.name=sgd, not {values['optimizer.name']}")
+    parts = values["train.accumulation_steps"]
+    if parts > 1 and values["model.bn_group_size"] is None and values["model.norm"] != "frozen":
+        raise ValueError(
+            f"train.accumulation_steps={parts}: needs model.bn_group_size (32 in the paper), so that batch statistics "
+            "are the same as in one large step"
+        )
+    _check_divisible(values["train.batch_size"], _divisors(values, 1))
+    _check_schedule(values)
+    _check_pipeline(values)
+
+
+def _divisors(values: Mapping[str, Any], device_count: int) -> dict[str, int]:
+    """What the batch size is to be a multiple of, by name."""
+    parts, group = values["train.accumulation_steps"], values["model.bn_group_size"]
+    if parts > 1:
+        # Each device's share of each part holds whole groups.
+        name = " x ".join(["devices", "train.accumulation_steps", *(["model.bn_group_size"] if group else [])])
+        return {name: device_count * parts * (group or 1)}
+    devices = {"devices": device_count} if device_count > 1 else {}
+    return devices | ({} if group is None else {"model.bn_group_size": group})
+
+
+def _check_schedule(values: Mapping[str, Any]) -> None:
+    warmup, duration, start = (values[f"schedule.{key}"] for key in ("warmup", "warmup_duration", "warmup_start"))
     if warmup == "linear" and duration == 0:
         raise ValueError("schedule.warmup=linear: needs schedule.warmup_duration above 0")
-    if warmup != "linear" and duration > 0:
-        raise ValueError(f"schedule.warmup_duration={duration}: needs schedule.warmup=linear, not {warmup}")
+    for key, value in (("warmup_duration", duration), ("warmup_start", start)):
+        if warmup != "linear" and value > 0:
+            raise ValueError(f"schedule.{key}={value}: needs schedule.warmup=linear, not {warmup}")
+    if start > (highest := learning_rate(values)):
+        raise ValueError(f"schedule.warmup_start={start}: must be at most the rate it leads to, {highest:g}")
     if values["schedule.name"] == "piecewise" and not values["schedule.boundaries"]:
         raise ValueError("schedule.boundaries=(): schedule.name=piecewise needs one; no drop is constant")
+
+
+def learning_rate(values: Mapping[str, Any]) -> float:
+    """The highest learning rate: as given, or, with a reference batch size, in proportion to the batch."""
+    rate, reference = values["schedule.learning_rate"], values["schedule.reference_batch_size"]
+    return rate if reference is None else rate * values["train.batch_size"] / reference
+
+
+def _check_pipeline(values: Mapping[str, Any]) -> None:
+    if values["data.pipeline"] == "resident":
+        # What the base config has is off, or means nothing to images that are taken as they are.
+        for key in ("pca_std", "policy", "mixup", "cutmix", "unreadable", "statistics"):
+            if (value := values[f"data.{key}"]) != KEYS[f"data.{key}"].default:
+                raise ValueError(f"data.{key}={value}: needs data.pipeline=streamed, not resident")
+        return
+    for key, whole, highest in (("short_sides", True, math.inf), ("crop_area", False, 1), ("crop_aspect", False, 1e3)):
+        value = values[f"data.{key}"]
+        kind = "two whole numbers" if whole else "two numbers"
+        if len(value) != 2 or value[0] > value[1] or value[1] > highest or (whole and value != tuple(map(int, value))):
+            limit = f", at most {highest}" if math.isfinite(highest) else ""
+            raise ValueError(f"data.{key}={value}: must be {kind}, the lower one first{limit}")
+    crop, smallest = values["data.image_size"], values["data.short_sides"][0]
+    if values["data.crop"] == "scale" and smallest < crop:
+        raise ValueError(f"data.short_sides={values['data.short_sides']}: must be at least data.image_size={crop}")
+    tested = values["evaluate.image_size"] or crop
+    if values["evaluate.short_side"] < tested:
+        raise ValueError(f"evaluate.short_side={values['evaluate.short_side']}: must be at least the crop of {tested}")
+    if tested != crop and values["data.normalization"] == "pixel_mean":
+        raise ValueError(
+            f"evaluate.image_size={tested}: a mean image has the size of data.image_size={crop}; for two sizes "
+            "choose data.normalization=channel_mean or channel_mean_std"
+        )
 
 
 def _check_divisible(batch_size: int, divisors: Mapping[str, int]) -> None:

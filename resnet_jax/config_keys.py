@@ -12,6 +12,13 @@ from typing import Any, NamedTuple
 UNITS = ("steps", "epochs", "examples")
 NORMALIZATIONS = ("pixel_mean", "channel_mean", "channel_mean_std")
 SCHEDULES = ("constant", "piecewise", "cosine", "plateau")
+PIPELINES = ("resident", "streamed")
+CROPS = ("scale", "inception")
+RESIZES = ("area", "bilinear")
+POLICIES = ("none", "randaugment", "trivialaugment")
+UNREADABLE = ("stop", "skip")
+LOSSES = ("softmax", "sigmoid")
+OPTIMIZERS = ("sgd", "lamb")
 WARMUPS = ("none", "linear", "until_error")
 
 
@@ -35,6 +42,7 @@ class Rule(NamedTuple):
 KEYS: dict[str, Rule] = {
     "seed": Rule("int", 0, "gives initial parameters, image order, augmentation", minimum=0, below=2**31),
     "model.name": Rule("str", "cifar_resnet20", "as resnet_jax.list_models() names them"),
+    "model.num_classes": Rule("int", None, "None: as many as the data set has", minimum=1, none=True),
     "model.shortcut": Rule("str", None, "section 3.3; None: the family's own", ("A", "B", "C"), none=True),
     "model.stride_in": Rule("str", None, "of bottlenecks; None: the name's own", ("1x1", "3x3"), none=True),
     "model.activation_order": Rule("str", "post", "post: the paper; pre: pre-activation", ("post", "pre")),
@@ -48,25 +56,47 @@ KEYS: dict[str, Rule] = {
     "model.dtype": Rule("str", "float32", "of computation; parameters are float32", ("float32", "bfloat16")),
     "data.name": Rule("str", "digits", "a TFDS image-classification set"),
     "data.data_dir": Rule("str", None, "folder of TFDS data sets; None: TFDS's own default", none=True),
+    "data.pipeline": Rule("str", "resident", "resident: in device memory; streamed: from disk", PIPELINES),
     "data.train_split": Rule("str", "train", "in TFDS's syntax, such as train[:45000]"),
     "data.validation_split": Rule("str", None, "None: no validation", none=True),
     "data.test_split": Rule("str", "test", "evaluated in whole"),
-    "data.pad": Rule("int", 4, "zero pixels on each side before the random crop", minimum=0),
+    "data.pad": Rule("int", 4, "resident: zero pixels on each side before the random crop", minimum=0),
     "data.flip": Rule("bool", True, "mirror half of the training images"),
     "data.normalization": Rule("str", "pixel_mean", "of the training images", NORMALIZATIONS),
+    "data.statistics": Rule("str", None, "streamed: a file of `measure`; None: beside the data", none=True),
+    "data.image_size": Rule("int", 224, "streamed: pixels of a training crop's side", minimum=8),
+    "data.crop": Rule("str", "scale", "streamed: scale: section 3.4; inception: random area and aspect", CROPS),
+    "data.short_sides": Rule("numbers", (256, 480), "crop scale: range of the shorter side, pixels", minimum=1),
+    "data.crop_area": Rule("numbers", (0.08, 1), "crop inception: range of the area's share", above=0),
+    "data.crop_aspect": Rule("numbers", (0.75, 4 / 3), "crop inception: range of width / height", above=0),
+    "data.resize": Rule("str", "area", "streamed: area: antialiased; bilinear: not", RESIZES),
+    "data.pca_std": Rule("float", 0.0, "streamed: of PCA colour; 0.1 in the paper", minimum=0),
+    "data.policy": Rule("str", "none", "streamed: learned augmentation policy", POLICIES),
+    "data.policy_operations": Rule("int", 2, "randaugment: operations an image", minimum=1),
+    "data.policy_magnitude": Rule("int", 9, "randaugment: strength", minimum=0, below=31),
+    "data.mixup": Rule("float", 0.0, "streamed: alpha of Beta(alpha, alpha); 0 is off", minimum=0),
+    "data.cutmix": Rule("float", 0.0, "streamed: alpha; with mixup, each takes half of the batches", minimum=0),
+    "data.unreadable": Rule("str", "stop", "a training image that cannot be decoded", UNREADABLE),
+    "data.workers": Rule("int", None, "streamed: decoding processes; 0: threads; None: by cores", minimum=0, none=True),
     "train.batch_size": Rule("int", 128, "images of one step, all devices together", minimum=1),
     "train.duration": Rule("number", 64_000, "length of the training, in train.unit", above=0),
     "train.unit": Rule("str", "steps", "of train.duration, evaluate.every and checkpoint.every", UNITS),
     "train.steps_per_dispatch": Rule("int", None, "None: by backend", minimum=1, none=True),
     "train.non_finite": Rule("str", "stop", "a non-finite loss: stop, or skip the update", ("stop", "skip")),
+    "train.accumulation_steps": Rule("int", 1, "parts of a batch, one after the other", minimum=1),
+    "train.loss": Rule("str", "softmax", "sigmoid: one binary cross-entropy a class", LOSSES),
+    "train.ema_decay": Rule("float", 0.0, "of averaged parameters, which are tested; 0 is off", minimum=0, below=1),
     "train.label_smoothing": Rule("float", 0.0, "probability spread over all classes", minimum=0, below=1),
     "train.log_every": Rule("int", 100, "steps between training metrics", minimum=1),
-    "optimizer.momentum": Rule("float", 0.9, "of SGD", minimum=0, below=1),
+    "optimizer.name": Rule("str", "sgd", "lamb: for large batches", OPTIMIZERS),
+    "optimizer.momentum": Rule("float", 0.9, "of SGD; LAMB's first moment", minimum=0, below=1),
     "optimizer.nesterov": Rule("bool", False, "the paper's is not"),
     "optimizer.weight_decay": Rule("float", 1e-4, "L2, added before the momentum", minimum=0),
+    "optimizer.clip_norm": Rule("float", None, "longest gradient", above=0, none=True),
     "optimizer.decay": Rule("str", "kernels", "kernels: convolutions and dense only", ("kernels", "all")),
     "schedule.name": Rule("str", "piecewise", "of the learning rate", SCHEDULES),
     "schedule.learning_rate": Rule("float", 0.1, "the highest", above=0),
+    "schedule.reference_batch_size": Rule("int", None, "rates are for this batch, and scale", minimum=1, none=True),
     "schedule.unit": Rule("str", "steps", "of boundaries and warmup_duration", (*UNITS, "percent")),
     "schedule.boundaries": Rule("numbers", (32_000, 48_000), "piecewise: when the rate drops", above=0),
     "schedule.factor": Rule("float", 0.1, "piecewise, plateau: times this at a drop", above=0, below=1),
@@ -74,10 +104,14 @@ KEYS: dict[str, Rule] = {
     "schedule.min_improvement": Rule("float", 0.0, "plateau: a smaller one is none", minimum=0, below=1),
     "schedule.warmup": Rule("str", "none", "until_error: section 4.2, the 110-layer net", WARMUPS),
     "schedule.warmup_duration": Rule("number", 0, "linear: length, in schedule.unit", minimum=0),
+    "schedule.warmup_start": Rule("float", 0.0, "linear: the rate that it begins at", minimum=0),
     "schedule.warmup_learning_rate": Rule("float", 0.01, "until_error: the rate meanwhile", above=0),
     "schedule.warmup_error": Rule("float", 0.8, "until_error: training error that ends it", above=0, below=1),
     "schedule.warmup_window": Rule("int", 100, "until_error: steps the error is taken over", minimum=1),
     "evaluate.batch_size": Rule("int", 500, "images of one evaluation step", minimum=1),
+    "evaluate.image_size": Rule("int", None, "streamed: None: data.image_size", minimum=8, none=True),
+    "evaluate.short_side": Rule("int", 256, "streamed: shorter side before the crop", minimum=8),
+    "evaluate.train_split": Rule("str", None, "for the record's training error; None: data.train_split", none=True),
     "evaluate.every": Rule("number", 1000, "in train.unit", above=0),
     "checkpoint.every": Rule("number", 1000, "in train.unit; each is evaluated, too", above=0),
     "checkpoint.keep_latest": Rule("int", 2, "checkpoints kept by age", minimum=1),

@@ -36,3 +36,9 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
         return jnp.copy(leaf) if isinstance(leaf, jax.Array) else leaf
 
     return jax.device_put(jax.tree.map(own, tree), replicated(mesh))
+
+
+def local_rows(batch_size: int) -> range:
+    """The rows of a global batch that lie on this process's devices."""
+    share = batch_size // jax.process_count()
+    return range(jax.process_index() * share, (jax.process_index() + 1) * share)

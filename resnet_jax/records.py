@@ -47,7 +47,14 @@ _SCHEMA = {
     "peak_bytes_source": f"{_TEXT} or null",
 }
 # `resumed_from_step`: the times are those of the last process, which began there; null or absent for a run in one go.
-_OPTIONAL = {"validation": _EVALUATION, "resumed_from_step": f"{_COUNT} or null"}
+# `unreadable_images`: training images that the last process left out, each time one came up. `pixel_statistics`: where
+# mean and standard deviation are from.
+_OPTIONAL = {
+    "validation": _EVALUATION,
+    "resumed_from_step": f"{_COUNT} or null",
+    "unreadable_images": _COUNT,
+    "pixel_statistics": _TEXT,
+}
 
 
 def write_record(path: str | os.PathLike, record: Mapping[str, Any]) -> Path:

@@ -10,8 +10,8 @@ from resnet_jax.config_files import from_json, to_json
 from resnet_jax.data.input_description import InputDescription
 from resnet_jax.records import write_text_atomically
 
-# Where the data lies may differ between machines without changing the run.
-_MAY_DIFFER = ("data.data_dir",)
+# Where the data lies and how many processes decode it may differ between machines without changing the run.
+_MAY_DIFFER = ("data.data_dir", "data.statistics", "data.workers")
 
 
 class Workdir:

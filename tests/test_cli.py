@@ -33,14 +33,14 @@ def package(monkeypatch):
         monkeypatch.setitem(sys.modules, module, home)
 
     function("resnet_jax.training.loop", "train")
-    function("resnet_jax.evaluation.run", "evaluate_workdir")
+    function("resnet_jax.evaluation.run", "evaluate")
     function("resnet_jax.evaluation.predict", "predict_workdir")
     function("resnet_jax.models.summary", "summarize")
     function("resnet_jax.data.prepare", "prepare")
     function("resnet_jax.analysis.report", "report")
     fake.answers = {
         "train": {"test": EVALUATION},
-        "evaluate_workdir": EVALUATION,
+        "evaluate": {"members": [EVALUATION]},
         "predict_workdir": [[("three", 0.75), ("eight", 0.25)], [("six", 1.0)]],
         "summarize": "the table",
         "prepare": Path("sets/cifar10/3.0.2"),
@@ -84,19 +84,44 @@ def test_evaluate_passes_its_flags_and_prints_lines(package, capsys):
     ]
     flags = [
         "--checkpoint=300",
-        "--protocol=ten_crop",
+        "--protocol=multi_scale",
+        "--average=logits",
+        "--scales=224,256",
         "--split=train",
         "--data_dir=sets",
+        "--save_scores=kept",
+        "--batch_size=8",
+        "--workers=0",
         "--recompute_statistics=20",
     ]
     assert cli.main(["evaluate", "--workdir=run", "--json", *flags]) == 0
     assert json.loads(capsys.readouterr().out) == EVALUATION
-    defaults = {"protocol": "center", "checkpoint": "latest", "split": None, "data_dir": None}
-    given = {"protocol": "ten_crop", "checkpoint": 300, "split": "train", "data_dir": "sets"}
+    names = ("scales", "split", "data_dir", "save_scores", "batch_size", "workers")
+    defaults = {"scores": [], "protocol": "center", "average": "probabilities", "checkpoint": "latest"}
+    given = {"protocol": "multi_scale", "average": "logits", "scales": (224, 256), "checkpoint": 300, "split": "train"}
+    given |= {"scores": [], "data_dir": "sets", "save_scores": "kept", "batch_size": 8, "workers": 0}
     assert package.calls == [
-        ("evaluate_workdir", ("run",), {**defaults, "recompute_statistics": 0}),
-        ("evaluate_workdir", ("run",), {**given, "recompute_statistics": 20}),
+        ("evaluate", (["run"],), {**defaults, **dict.fromkeys(names), "recompute_statistics": 0}),
+        ("evaluate", (["run"],), {**given, "recompute_statistics": 20}),
     ]
+
+
+def test_several_members_are_a_table_with_their_ensemble(package, capsys):
+    members = [{**EVALUATION, "member": name} for name in ("first", "the second")]
+    result = {"members": members, "ensemble": {**EVALUATION, "member": "ensemble", "error_top1": 0.01}}
+    package.answers["evaluate"] = result
+    words = ["evaluate", "--workdir=a", "--workdir=b", "--scores=c.npz", "--scores=d.npz"]
+    assert cli.main(words) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "              top-1    top-5   count  protocol",
+        "first        1.94 %   0.00 %     360  center",
+        "the second   1.94 %   0.00 %     360  center",
+        "ensemble     1.00 %   0.00 %     360  center",
+    ]
+    [(_, (workdirs,), options)] = package.calls
+    assert (workdirs, options["scores"]) == (["a", "b"], ["c.npz", "d.npz"])
+    assert cli.main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == result
 
 
 def test_predict_prints_the_classes_of_each_image(package, capsys):
@@ -149,7 +174,8 @@ ERRORS = [
     (("train", "--workdir=run"), "the flag --config is needed"),
     (("train", "--config=digit", "--workdir=run"), "no config 'digit'; did you mean 'digits'?"),
     (("train", "--config=digits:resnet21", "--workdir=run"), "did you mean 'resnet20'?"),
-    (("evaluate",), "the flag --workdir is needed"),
+    (("evaluate",), "the flag --workdir is needed, or --scores"),
+    (("evaluate", "--workdir=run", "--scales=224,big"), "'224,big' is not a list of whole numbers"),
     (("evaluate", "--workdir=run", "--config.seed=1"), "unknown flag --config.seed of evaluate"),
     (("evaluate", "--workdir=run", "--checkpont=best"), "did you mean --checkpoint?"),
     (("evaluate", "--work=run"), "unknown flag --work of evaluate; did you mean --workdir?"),

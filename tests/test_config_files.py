@@ -79,7 +79,7 @@ def test_a_stored_config_is_loaded_again(tmp_path):
         (SMALL.replace("return config", "return None"), "gave NoneType"),
         (
             SMALL.replace("= base_config()", "= base_config(); del config.optimizer"),
-            "missing key optimizer.momentum",
+            "missing key optimizer.name",
         ),
     ],
 )

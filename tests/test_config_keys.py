@@ -79,7 +79,7 @@ def test_an_unknown_key_is_answered_with_the_nearest(key, nearest):
 
 
 def test_a_section_is_not_a_key():
-    with pytest.raises(ValueError, match="optimizer is a section; its keys: momentum, nesterov"):
+    with pytest.raises(ValueError, match="optimizer is a section; its keys: name, momentum, nesterov"):
         parse_value("optimizer", "1")
 
 

@@ -1,6 +1,7 @@
 """Every config and variant is possible, says what it is, and holds the recipe it claims to."""
 
 import ast
+import importlib.util
 import shlex
 from pathlib import Path
 
@@ -16,11 +17,11 @@ CIFAR_DEPTHS = (20, 32, 44, 56, 110, 1202)
 
 
 def variants(path):
-    """The keys of the file's dict of variants."""
-    for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.Assign) and node.targets[0].id == "VARIANTS":
-            return list(ast.literal_eval(node.value))
-    raise ValueError(f"{path} has no VARIANTS")
+    """The names in the file's VARIANTS."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return list(module.VARIANTS)
 
 
 ALL = [(path, variant) for path in FILES for variant in variants(path)]
@@ -38,7 +39,8 @@ def test_a_variant_resolves_and_names_a_net_that_can_be_made(reference):
     config = load_config(reference)
     build_model(config, num_classes=10)
     # The digits' training split is the smallest set there is.
-    configs.resolve(config, train_examples=1437, device_count=2)
+    examples = 1437 if config.data.pipeline == "resident" else 1_281_167
+    configs.resolve(config, train_examples=examples, device_count=2)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -60,8 +62,10 @@ def test_the_commands_of_the_docstring_are_accepted(path, capsys):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_an_unknown_variant_is_answered_with_the_variants(path):
-    with pytest.raises(ValueError, match=f"'resnet21'; did you mean 'resnet20'.*{variants(path)[-1]}"):
-        load_config(f"{path}:resnet21")
+    first, last = variants(path)[0], variants(path)[-1]
+    recipe, comma, net = first.rpartition(",")
+    with pytest.raises(ValueError, match=f"{net}1'; did you mean '{net}'.*{last.rpartition(',')[2]}"):
+        load_config(f"{path}:{recipe}{comma}{net}1")
 
 
 def test_cifar10_has_every_net_of_table_6_and_the_plain_twins():
@@ -81,6 +85,8 @@ def test_cifar10_is_the_recipe_of_section_4_2(variant):
     )
     assert (config.train.batch_size, config.model.bn_group_size) == (128, 64)
     assert config.optimizer.to_dict() == {
+        "name": "sgd",
+        "clip_norm": None,
         "momentum": 0.9,
         "nesterov": False,
         "weight_decay": 1e-4,
@@ -108,3 +114,76 @@ def test_a_plain_twin_differs_in_its_net_alone(name):
 def test_digits_are_not_mirrored():
     config = load_config("digits")
     assert (config.data.flip, config.data.pad, config.data.data_dir) == (False, 1, None)
+
+
+NETS = [f"plain{depth}" for depth in (18, 34)]
+NETS += [f"resnet{depth}{option}" for depth in (18, 34, 50, 101, 152) for option in ("", "A", "B", "C")]
+RECIPES = ("paper", "goyal90", "modern_short", "modern_long")
+
+
+def imagenet(variant, **arguments):
+    arguments = {"train_examples": 1_281_167, "device_count": 8} | arguments
+    return configs.resolve(load_config(f"imagenet:{variant}"), **arguments)
+
+
+def test_imagenet_has_every_net_and_shortcut_in_every_recipe():
+    assert sorted(variants(FOLDER / "imagenet.py")) == sorted(f"{recipe},{net}" for recipe in RECIPES for net in NETS)
+    assert load_config("imagenet:paper,resnet34C").model.shortcut == "C"
+    assert load_config("imagenet:paper,resnet34").model.shortcut is None
+    with pytest.raises(ValueError, match="recipe .*'papr'; did you mean 'paper'"):
+        load_config("imagenet:papr,resnet18")
+
+
+@pytest.mark.parametrize("net", ["plain18", "resnet34A", "resnet152"])
+def test_imagenet_paper_is_the_recipe_of_section_3_4(net):
+    config = imagenet(f"paper,{net}")
+    data = config.data
+    assert (data.crop, data.short_sides, data.image_size, data.flip) == ("scale", (256, 480), 224, True)
+    assert (data.normalization, data.pca_std, data.policy, data.mixup, data.cutmix) == (
+        "pixel_mean",
+        0.1,
+        "none",
+        0.0,
+        0.0,
+    )
+    assert (data.pipeline, data.train_split, data.test_split) == ("streamed", "train", "validation")
+    assert (config.train.batch_size, config.model.bn_group_size, config.steps.total) == (256, 32, 600_000)
+    assert (config.optimizer.name, config.optimizer.momentum, config.optimizer.weight_decay) == ("sgd", 0.9, 1e-4)
+    assert (config.optimizer.nesterov, config.model.zero_init_residual) == (False, False)
+    assert (config.schedule.name, config.schedule.learning_rate, config.schedule.factor) == ("plateau", 0.1, 0.1)
+    assert (config.schedule.warmup, config.model.stride_in, config.train.label_smoothing) == ("none", None, 0.0)
+    assert (config.evaluate.short_side, config.evaluate.image_size) == (256, None)
+
+
+def test_imagenet_goyal90_scales_its_rate_with_the_batch():
+    config = load_config("imagenet:goyal90,resnet50", {"train.batch_size": 8192})
+    config = configs.resolve(config, train_examples=1_281_167, device_count=8)
+    assert configs.learning_rate(configs.flatten(config)) == pytest.approx(3.2)
+    per_epoch = 1_281_167 / 8192
+    assert config.steps.boundaries == tuple(round(epoch * per_epoch) for epoch in (30, 60, 80))
+    assert (config.steps.warmup, config.steps.total) == (round(5 * per_epoch), round(90 * per_epoch))
+    assert (config.schedule.warmup_start, config.data.crop, config.model.stride_in) == (0.1, "inception", "3x3")
+    assert (config.model.zero_init_residual, config.train.label_smoothing) == (True, 0.0)
+    assert not load_config("imagenet:goyal90,plain34").model.zero_init_residual
+
+
+@pytest.mark.parametrize(("recipe", "epochs", "size"), [("modern_short", 100, 160), ("modern_long", 600, 176)])
+def test_imagenet_modern_recipes(recipe, epochs, size):
+    config = imagenet(f"{recipe},resnet50")
+    assert (config.train.duration, config.train.unit, config.data.image_size) == (epochs, "epochs", size)
+    assert (config.evaluate.image_size, config.schedule.name, config.data.cutmix) == (224, "cosine", 1.0)
+    assert config.data.policy != "none" and config.data.mixup > 0
+    assert (config.optimizer.name == "lamb") == (recipe == "modern_short")
+    assert (config.train.ema_decay > 0) == (recipe == "modern_long")
+
+
+def test_choices_that_two_layers_state_are_the_same():
+    from resnet_jax import config_keys
+    from resnet_jax.data import augment, input_description, resize, streaming
+    from resnet_jax.training import losses, optimizers
+
+    assert config_keys.RESIZES == resize.RESIZES
+    assert config_keys.CROPS == augment.CROPS and config_keys.POLICIES == augment.POLICIES
+    assert config_keys.NORMALIZATIONS == input_description.NORMALIZATIONS
+    assert config_keys.UNREADABLE == streaming.UNREADABLE
+    assert config_keys.LOSSES == tuple(losses.LOSSES) and config_keys.OPTIMIZERS == tuple(optimizers.OPTIMIZERS)

@@ -12,9 +12,9 @@ import pytest
 from sklearn.datasets import load_digits
 
 from resnet_jax.data import datasets
-from resnet_jax.data.builders.image_folder import FolderLayout, ImageFolder
-from resnet_jax.data.datasets import dataset_info, load_arrays, split_size
-from resnet_jax.data.prepare import build
+from resnet_jax.data.arrays import load_arrays
+from resnet_jax.data.builders.image_folder import FolderLayout, write
+from resnet_jax.data.datasets import dataset_info, split_size
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -22,7 +22,8 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 BUILD_DIGITS = """
 import random, sys
 random.seed(0)
-from resnet_jax.data.datasets import dataset_info, load_arrays
+from resnet_jax.data.arrays import load_arrays
+from resnet_jax.data.datasets import dataset_info
 images, labels = load_arrays(dataset_info("digits", data_dir=sys.argv[1]), "train+test")
 print(len(labels), images.astype(int).sum(), "tensorflow" in sys.modules, "jax" in sys.modules)
 """
@@ -160,16 +161,18 @@ def test_set_without_labels_is_refused_with_the_features_it_has(edited_digits):
 
 
 def test_set_in_another_file_format_is_refused(edited_digits):
-    with pytest.raises(ValueError, match="stored as tfrecord.*file_format='array_record'"):
-        dataset_info("digits", data_dir=edited_digits("dataset_info.json", "array_record", "tfrecord"))
+    with pytest.raises(ValueError, match="stored as riegeli; allowed are array_record and tfrecord"):
+        dataset_info("digits", data_dir=edited_digits("dataset_info.json", "array_record", "riegeli"))
 
 
 def test_image_that_cannot_be_decoded_is_named(tmp_path):
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"\x89PNG\r\n\x1a\nno more")
     layout = FolderLayout("broken", ("a",), {"train": [("a", broken)]}, (8, 8, 3))
-    build(ImageFolder, tmp_path / "data", layout=layout)
-    with pytest.raises(ValueError, match="'broken', split 'train', example 0: the image cannot be decoded"):
+    folder = tmp_path / "data" / "broken" / "1.0.0"
+    folder.mkdir(parents=True)
+    write(folder, layout)
+    with pytest.raises(ValueError, match=r"'broken', split 'train', example 0 \(a/broken.png\): "):
         load_arrays(dataset_info("broken", data_dir=tmp_path / "data"), "train")
 
 

@@ -264,7 +264,8 @@ def test_recomputed_statistics_change_the_evaluation(finished):
 def test_prediction_is_the_argmax_with_probabilities_that_fall(finished, digits, tmp_path):
     from PIL import Image
 
-    from resnet_jax.data.datasets import dataset_info, load_arrays
+    from resnet_jax.data.arrays import load_arrays
+    from resnet_jax.data.datasets import dataset_info
 
     arrays = load_arrays(dataset_info("digits", data_dir=digits), "test")
     paths = []

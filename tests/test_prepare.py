@@ -3,9 +3,11 @@
 import dataclasses
 import hashlib
 import io
+import json
 import os
 import pickle
 import re
+import shutil
 import tarfile
 
 import numpy as np
@@ -13,8 +15,9 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from resnet_jax.data.arrays import load_arrays
 from resnet_jax.data.builders import cifar, image_folder
-from resnet_jax.data.datasets import dataset_info, load_arrays
+from resnet_jax.data.datasets import dataset_info
 from resnet_jax.data.prepare import build, prepare
 
 CIFAR10_NAMES = "airplane automobile bird cat deer dog frog horse ship truck".split()
@@ -275,7 +278,7 @@ def test_images_of_different_sizes_have_no_fixed_shape_and_are_not_loaded(tmp_pa
     prepare("image_folder", data_dir=tmp_path / "data", source=tmp_path / "sizes")
     info = dataset_info("sizes", data_dir=tmp_path / "data")
     assert info.image_shape == (None, None, 3)
-    with pytest.raises(ValueError, match=r"example 1 has shape .* have to be streamed"):
+    with pytest.raises(ValueError, match=r"example 1 .*has shape .* have to be streamed"):
         load_arrays(info, "train")
 
 
@@ -323,12 +326,57 @@ def test_what_is_wrong_in_a_folder_of_images_is_named(tmp_path, photos, make, me
     assert not (tmp_path / "data").exists()
 
 
-def test_failed_build_leaves_nothing(tmp_path, photos):
+def test_failed_build_leaves_nothing(tmp_path, photos, monkeypatch):
     layout = image_folder.scan(photos)
-    (photos / "train" / "ant" / "a.jpg").unlink()
-    with pytest.raises(FileNotFoundError):
-        build(image_folder.ImageFolder, tmp_path / "data", layout=layout)
+    monkeypatch.setattr(image_folder, "scan", lambda folder: layout)
+    path = photos / "train" / "ant" / "a.jpg"
+    monkeypatch.setattr(type(path), "read_bytes", lambda self: (_ for _ in ()).throw(OSError(f"{self} is gone")))
+    with pytest.raises(OSError, match="is gone"):
+        prepare("image_folder", data_dir=tmp_path / "data", source=photos)
     assert list((tmp_path / "data").iterdir()) == []
+
+
+class BuiltByTFDS(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """What TFDS's own writer makes of the same files."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    code_path = None
+    name = "my_photos_2"
+
+    def __init__(self, *, photos, **arguments):
+        self.photos = photos
+        super().__init__(**arguments)
+
+    def _info(self):
+        features = {
+            "file_name": tfds.features.Text(),
+            "image": tfds.features.Image(shape=(5, 6, 3)),
+            "label": tfds.features.ClassLabel(names=["Zebra", "ant"]),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(features), supervised_keys=("image", "label")
+        )
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples("train"), "validation": self._generate_examples("val")}
+
+    def _generate_examples(self, split):
+        for path in (self.photos / split).glob("*/*"):
+            key = f"{path.parent.name}/{path.name}"
+            yield key, {"file_name": key, "image": path.read_bytes(), "label": path.parent.name}
+
+
+def test_image_folder_equals_what_tfds_writes(tmp_path, photos):
+    for number in range(20):
+        save_image(photos / "train" / "ant" / f"{number}.png", size=(6, 5))
+    folder = prepare("image_folder", data_dir=tmp_path / "data", source=photos)
+    expected = build(BuiltByTFDS, tmp_path / "expected", photos=photos)
+    for split in ("train", "validation"):
+        assert stored(folder, split) == stored(expected, split)
+    assert (folder / "features.json").read_text() == (expected / "features.json").read_text()
+    info, expected_info = (json.loads((path / "dataset_info.json").read_text()) for path in (folder, expected))
+    for key in ("name", "version", "fileFormat", "splits", "supervisedKeys"):
+        assert info[key] == expected_info[key]
 
 
 def test_image_folder_replaces_no_data_set(tmp_path, photos):
@@ -351,6 +399,10 @@ def test_image_folder_replaces_no_data_set(tmp_path, photos):
         ),
         ("digits", "x", ValueError, "source='x': digits .* takes no source"),
         ("image_folder", None, ValueError, "image_folder needs a source"),
+        ("imagenet2012", None, ValueError, "imagenet2012 needs a source"),
+        ("tfds_folder", None, ValueError, "tfds_folder needs a source"),
+        ("imagenet2012", "/no/where", FileNotFoundError, "source='/no/where' is not a folder"),
+        ("tfds_folder", "/no/where", FileNotFoundError, "source='/no/where' holds no dataset_info.json"),
         ("image_folder", "/no/where", FileNotFoundError, "source='/no/where' is not a folder"),
         (
             "cifar10",
@@ -363,6 +415,33 @@ def test_image_folder_replaces_no_data_set(tmp_path, photos):
 def test_wrong_arguments_are_named(tmp_path, dataset, source, error, message):
     with pytest.raises(error, match=message):
         prepare(dataset, data_dir=tmp_path, source=source)
+
+
+@pytest.mark.parametrize(
+    "dataset, options, message",
+    [
+        ("digits", {"splits": ["train"]}, r"splits=\['train'\]: digits takes no splits; .* imagenet2012, tfds_folder"),
+        (
+            "imagenet2012",
+            {"short_side": 256},
+            "short_side=256: imagenet2012 takes no short_side; it is for tfds_folder",
+        ),
+        ("cifar10", {"quality": 90}, "quality=90: cifar10 takes no quality"),
+        ("image_folder", {"encoding": "bmp"}, "encoding='bmp': image_folder takes no encoding"),
+    ],
+)
+def test_option_of_another_data_set_is_named(tmp_path, dataset, options, message):
+    with pytest.raises(ValueError, match=message):
+        prepare(dataset, data_dir=tmp_path, source=tmp_path, **options)
+
+
+def test_data_set_without_room_is_refused_before_it_is_made(tmp_path, monkeypatch):
+    source = prepare("digits", data_dir=tmp_path / "source")
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(ValueError, match=r"has 1e-06 GB free, the data set takes about \S+ GB; name another"):
+        prepare("tfds_folder", data_dir=tmp_path / "data", source=source)
+    assert list((tmp_path / "data").iterdir()) == []
 
 
 def test_prepare_digits_is_idempotent(tmp_path):

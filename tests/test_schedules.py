@@ -65,3 +65,23 @@ def test_warmup_until_error_hands_evaluations_on_to_a_plateau():
     for error in (0.5, 0.6):
         state = schedule.after_evaluation(state, error)
     assert float(schedule.learning_rate(state, 1)) == pytest.approx(0.5)
+
+
+def test_linear_warmup_from_a_rate_rises_in_equal_steps_to_exactly_the_schedule():
+    # Goyal et al. 2017: from the rate of a batch of 256, there 0.1, to that of the batch at hand.
+    schedule = schedules.with_linear_warmup(schedules.constant(1.6), steps=4, start=0.3)
+    found = rates(schedule, range(6))
+    np.testing.assert_allclose(found, [0.625, 0.95, 1.275, 1.6, 1.6, 1.6], rtol=1e-6)
+    assert found[3:] == [float(np.float32(1.6))] * 3
+
+
+def test_linear_warmup_from_zero_is_the_plain_product_to_the_bit():
+    inner = schedules.cosine(0.37, total=50)
+    schedule = schedules.with_linear_warmup(inner, steps=7)
+    expected = [float(inner.learning_rate({}, step) * jnp.minimum(1.0, (step + 1) / 7)) for step in range(10)]
+    assert rates(schedule, range(10)) == expected
+
+
+def test_cosine_can_end_above_zero():
+    schedule = schedules.cosine(0.4, total=110, start=10, final=0.1)
+    np.testing.assert_allclose(rates(schedule, [0, 10, 60, 110, 200]), [0.4, 0.4, 0.25, 0.1, 0.1], rtol=1e-6)

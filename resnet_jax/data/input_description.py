@@ -18,25 +18,42 @@ class InputDescription:
       mean: subtracted from the pixels (0 to 255): [h, w, c] for a mean image, or [c].
       std: the difference is divided by it, [c]; ones in the paper.
       class_names: by class number.
+      short_side: pixels of the shorter side that an image is resized to before its centre is cropped to
+        `image_shape`; None where images are taken as they are.
+      resize: how, "area" or "bilinear".
+      source: where the statistics are from: "training images", "measured" or "published".
     """
 
     image_shape: tuple[int, int, int]
     mean: np.ndarray
     std: np.ndarray
     class_names: tuple[str, ...]
+    short_side: int | None = None
+    resize: str = "area"
+    source: str = "training images"
 
     def save(self, path: Path) -> None:
         """Writes the description as an .npz file of plain arrays."""
         path = Path(path)
         names = np.asarray(self.class_names, dtype=np.str_)
         unfinished = path.with_name(f"unfinished_{path.name}")
-        np.savez(unfinished, image_shape=np.asarray(self.image_shape), mean=self.mean, std=self.std, class_names=names)
+        np.savez(
+            unfinished,
+            image_shape=np.asarray(self.image_shape),
+            mean=self.mean,
+            std=self.std,
+            class_names=names,
+            short_side=np.asarray(self.short_side or 0),
+            resize=np.asarray(self.resize),
+            source=np.asarray(self.source),
+        )
         unfinished.replace(path)
 
     def same_as(self, other: "InputDescription") -> bool:
-        """Whether both have the same shape, statistics and class names."""
+        """Whether both have the same shape, resizing, statistics and class names."""
         return (
-            (self.image_shape, self.class_names) == (other.image_shape, other.class_names)
+            (self.image_shape, self.class_names, self.short_side, self.resize)
+            == (other.image_shape, other.class_names, other.short_side, other.resize)
             and np.array_equal(self.mean, other.mean)
             and np.array_equal(self.std, other.std)
         )
@@ -47,7 +64,14 @@ class InputDescription:
         with np.load(path, allow_pickle=False) as file:
             height, width, channels = (int(side) for side in file["image_shape"])
             names = tuple(str(name) for name in file["class_names"])
-            return cls((height, width, channels), file["mean"], file["std"], names)
+            known = {name: str(file[name]) for name in ("resize", "source") if name in file}
+            short_side = int(file["short_side"]) if "short_side" in file else 0
+            return cls((height, width, channels), file["mean"], file["std"], names, short_side or None, **known)
+
+    @property
+    def channel_mean(self) -> np.ndarray:
+        """The mean of each channel, [c], for images of other sizes than the mean image's."""
+        return self.mean if self.mean.ndim == 1 else self.mean.mean((0, 1))
 
 
 def describe_input(

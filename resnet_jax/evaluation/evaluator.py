@@ -2,60 +2,142 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
+import numpy as np
 from jax.sharding import Mesh
 
 from resnet_jax.data.batch import Batch
 from resnet_jax.data.device_augment import normalize
+from resnet_jax.data.examples import Examples
+from resnet_jax.data.input_description import InputDescription
 from resnet_jax.data.resident import ResidentData, take_rows
 from resnet_jax.distributed import replicate, replicated, split_batch
 from resnet_jax.evaluation.metrics import Sums, classification_sums
-from resnet_jax.evaluation.protocols import protocol_named
+from resnet_jax.evaluation.protocols import Protocol, center, make_protocol
+from resnet_jax.evaluation.scores import errors_of
+from resnet_jax.evaluation.streamed_scores import divisible, score_streamed
+from resnet_jax.models.resnet import ResNet
 
-Evaluate = Callable[[dict, ResidentData], dict[str, float]]
+Split = ResidentData | Examples
+Evaluate = Callable[[dict, Split], dict[str, float]]
+Score = Callable[[dict, Split], tuple[np.ndarray, np.ndarray]]
 
 
-def make_evaluator(model: nn.Module, mesh: Mesh, *, protocol: str, batch_size: int, mean: Any, std: Any) -> Evaluate:
-    """Returns the function (variables, data) -> {"loss", "error_top1", "error_top5", "count"}.
+def make_evaluator(
+    model: ResNet,
+    mesh: Mesh,
+    *,
+    protocol: str,
+    batch_size: int,
+    input: InputDescription,
+    workers: int | None = None,
+) -> Evaluate:
+    """Returns the function (variables, split) -> {"loss", "error_top1", "error_top5", "count"}.
 
     Args:
       model: the net.
       mesh: devices that share each batch.
-      protocol: a name of `PROTOCOLS`.
-      batch_size: images per step over all devices; raised to a multiple of the number of devices. It changes
-        nothing but speed: what a batch has too many counts with weight 0.
-      mean: mean image or channel mean, in pixel values.
-      std: per channel.
+      protocol: a name of `PROTOCOLS`, with the paper's options.
+      batch_size: images per step over all devices, see `make_scorer`.
+      input: what the net expects of its input.
+      workers: processes that decode a split on disk; 0 decodes in threads, None takes as many as there are cores.
 
     Raises:
-      ValueError: for an unknown protocol.
+      ValueError: for an unknown protocol; and, when called, as `make_scorer`'s function does.
     """
-    scores = protocol_named(protocol)
-    batch_size = -(-batch_size // mesh.size) * mesh.size
+    made = make_protocol(protocol, input)
+    score = make_scorer(model, mesh, protocol=made, batch_size=batch_size, workers=workers)
+    batch_size = divisible(batch_size, mesh)
+    fetch = _make_fetch(mesh, batch_size, input)
 
+    # Apart from `fetch`, so that splits of different sizes share the compiled net.
+    @partial(jax.jit, donate_argnums=0, out_shardings=replicated(mesh))
+    def add_batch(sums: Sums, variables: dict, batch: Batch) -> Sums:
+        return sums + classification_sums(center(model, variables, batch.image), batch.label, batch.weight)
+
+    def evaluate(variables: dict, split: Split) -> dict[str, float]:
+        if isinstance(split, Examples):
+            return errors_of(*score(variables, split))
+        refuse_resident(made)
+        sums = replicate(Sums.zero(), mesh)
+        for start in range(0, len(split), batch_size):
+            sums = add_batch(sums, variables, fetch(split, start))
+        means = sums.means()
+        if means["count"] != len(split):
+            raise RuntimeError(f"evaluated {means['count']} of {len(split)} images; every one must count once")
+        return means
+
+    return evaluate
+
+
+def make_scorer(model: ResNet, mesh: Mesh, *, protocol: Protocol, batch_size: int, workers: int | None = None) -> Score:
+    """Returns the function (variables, split) -> (scores float32 [n, classes], labels int32 [n]), in the split's order.
+
+    Args:
+      model: the net.
+      mesh: devices that share each batch.
+      protocol: from `make_protocol`.
+      batch_size: images of the net's input size per step over all devices, fewer where the protocol sees more pixels
+        of an image; raised to a multiple of the number of devices. It changes nothing but speed: what a batch has too
+        many is dropped.
+      workers: as for `make_evaluator`.
+
+    Raises (when the function is called):
+      ValueError: a split in device memory and a protocol that needs the images' own sizes, or a split on disk and a
+        net that takes images as they are.
+      UndecodableImage: for an image on disk that cannot be decoded; the message names it.
+      RuntimeError: if not every image was scored exactly once.
+    """
+    resident_batch_size = divisible(batch_size, mesh)
+    fetch = _make_fetch(mesh, resident_batch_size, protocol.input)
+
+    @partial(jax.jit, out_shardings=replicated(mesh))
+    def score_normalized(variables: dict, images):
+        return center(model, variables, images)
+
+    @partial(jax.jit, out_shardings=replicated(mesh))
+    def score_batch(variables: dict, images, sizes):
+        return protocol.scores(model, variables, images, sizes)
+
+    def score(variables: dict, split: Split) -> tuple[np.ndarray, np.ndarray]:
+        if isinstance(split, Examples):
+            if model.num_classes is None:
+                raise ValueError("a net without a classifier (num_classes=None) has no scores")
+            return score_streamed(
+                score_batch,
+                variables,
+                split,
+                mesh=mesh,
+                protocol=protocol,
+                num_classes=model.num_classes,
+                batch_size=batch_size,
+                workers=workers,
+            )
+        refuse_resident(protocol)
+        starts = range(0, len(split), resident_batch_size)
+        batches = [np.asarray(score_normalized(variables, fetch(split, start).image)) for start in starts]
+        return np.concatenate(batches)[: len(split)], np.asarray(split.labels)
+
+    return score
+
+
+def _make_fetch(mesh: Mesh, batch_size: int, input: InputDescription) -> Callable[[ResidentData, int], Batch]:
     @jax.jit
     def fetch(data: ResidentData, start) -> Batch:
         rows = jax.lax.with_sharding_constraint(start + jnp.arange(batch_size), split_batch(mesh))
         images, labels = take_rows(data, jnp.minimum(rows, len(data) - 1))
         weights = (rows < len(data)).astype(jnp.float32)
-        return Batch(image=normalize(images, mean, std), label=labels, weight=weights)
+        return Batch(image=normalize(images, input.mean, input.std), label=labels, weight=weights)
 
-    # Apart from `fetch`, so that splits of different sizes share the compiled net.
-    @partial(jax.jit, donate_argnums=0, out_shardings=replicated(mesh))
-    def add_batch(sums: Sums, variables: dict, batch: Batch) -> Sums:
-        return sums + classification_sums(scores(model, variables, batch.image), batch.label, batch.weight)
+    return fetch
 
-    def evaluate(variables: dict, data: ResidentData) -> dict[str, float]:
-        sums = replicate(Sums.zero(), mesh)
-        for start in range(0, len(data), batch_size):
-            sums = add_batch(sums, variables, fetch(data, start))
-        means = sums.means()
-        if means["count"] != len(data):
-            raise RuntimeError(f"evaluated {means['count']} of {len(data)} images; every one must count once")
-        return means
 
-    return evaluate
+def refuse_resident(protocol: Protocol) -> None:
+    """Raises ValueError for a protocol that a split in device memory cannot serve."""
+    if protocol.name != "center":
+        raise ValueError(
+            f"protocol={protocol.name!r} needs images of varying size (data.pipeline=streamed); those of a data set in "
+            "device memory have one size: protocol=center"
+        )

@@ -10,9 +10,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
+from resnet_jax.data.decode import UndecodableImage
 from resnet_jax.data.device_augment import normalize
 from resnet_jax.data.input_description import InputDescription
-from resnet_jax.evaluation.protocols import center
+from resnet_jax.evaluation.protocols import center, make_protocol
 from resnet_jax.evaluation.run import load_workdir
 from resnet_jax.workdir import Workdir
 
@@ -28,7 +29,7 @@ def predict_workdir(
 
     Args:
       workdir: of the run.
-      images: paths; each image is converted to the net's channels and resized to its input size.
+      images: paths; each image is converted to the net's channels and viewed as in a test, see `read_image`.
       checkpoint: "latest", "best", or a step.
       top: classes to return for each image, at most all.
 
@@ -44,7 +45,7 @@ def predict_workdir(
     files = Workdir(workdir)
     files.read_config()
     input = InputDescription.load(files.input)
-    batch = np.stack([read_image(path, input.image_shape) for path in images])
+    batch = np.stack([read_image(path, input) for path in images])
     model, variables = load_workdir(workdir, checkpoint=checkpoint)
     logits = center(model, variables, normalize(jnp.asarray(batch), input.mean, input.std))
     probabilities = np.asarray(jax.nn.softmax(logits))
@@ -55,14 +56,29 @@ def predict_workdir(
     ]
 
 
-def read_image(path: str | os.PathLike, image_shape: tuple[int, int, int]) -> UInt8[np.ndarray, "h w c"]:
-    """Reads an image file as the net's input shape; bilinear resize, grey or RGB as the net has channels."""
-    height, width, channels = image_shape
+def read_image(path: str | os.PathLike, input: InputDescription) -> UInt8[np.ndarray, "h w c"]:
+    """Reads an image file as the net's input.
+
+    A net that was trained on images of varying size sees the centre crop of the resized image, as protocol center does.
+    One that takes images as they are sees the whole image, resized to its input's shape (bilinear), in any format that
+    Pillow reads.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ValueError: if it is not an image; the file is named.
+    """
     try:
-        with Image.open(Path(path)) as file:
-            image = file.convert("L" if channels == 1 else "RGB")
-            if image.size != (width, height):
-                image = image.resize((width, height), Image.Resampling.BILINEAR)
-            return np.asarray(image, np.uint8).reshape(image_shape)
-    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} is not an image that can be read") from error
+        if input.short_side is None:
+            return _whole_image(path, input.image_shape)
+        return make_protocol("center", input).view(Path(path).read_bytes())
+    except (UndecodableImage, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} is not an image that can be read: {error}") from error
+
+
+def _whole_image(path: str | os.PathLike, image_shape: tuple[int, int, int]) -> UInt8[np.ndarray, "h w c"]:
+    height, width, channels = image_shape
+    with Image.open(Path(path)) as file:
+        image = file.convert("L" if channels == 1 else "RGB")
+        if image.size != (width, height):
+            image = image.resize((width, height), Image.Resampling.BILINEAR)
+        return np.asarray(image, np.uint8).reshape(image_shape)

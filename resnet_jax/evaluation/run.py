@@ -1,78 +1,102 @@
-"""Evaluation of a run's workdir."""
+"""Evaluation of runs' workdirs, one or an ensemble of several, and of scores saved earlier."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from resnet_jax.build import build_batches, build_model, build_optimizer, build_schedule, to_device
-from resnet_jax.checkpoints import Checkpoints
-from resnet_jax.data.datasets import dataset_info, load_arrays
-from resnet_jax.data.input_description import InputDescription
-from resnet_jax.data.resident import EpochOrders, ResidentData
-from resnet_jax.distributed import data_mesh, replicated
-from resnet_jax.evaluation.evaluator import make_evaluator
-from resnet_jax.evaluation.protocols import protocol_named
-from resnet_jax.training.batch_statistics import recompute_statistics as recompute
-from resnet_jax.training.state import Progress, TrainState
+from resnet_jax.build import open_split
+from resnet_jax.data.datasets import DatasetInfo, dataset_info, split_size
+from resnet_jax.distributed import data_mesh
+from resnet_jax.evaluation.evaluator import make_scorer, refuse_resident
+from resnet_jax.evaluation.protocols import Protocol, make_protocol
+from resnet_jax.evaluation.scores import Scores, ensemble
+from resnet_jax.evaluation.trained_net import TrainedNet
 from resnet_jax.workdir import Workdir
 
+PathLike = str | os.PathLike
 
-def evaluate_workdir(
-    workdir: str | os.PathLike,
+
+def evaluate(
+    workdirs: Sequence[PathLike],
     *,
+    scores: Sequence[PathLike] = (),
     protocol: str = "center",
+    average: str = "probabilities",
+    scales: Sequence[int] | None = None,
     checkpoint: str | int = "latest",
     split: str | None = None,
-    data_dir: str | None = None,
+    data_dir: PathLike | None = None,
+    save_scores: PathLike | None = None,
+    batch_size: int | None = None,
+    workers: int | None = None,
     recompute_statistics: int = 0,
 ) -> dict[str, Any]:
-    """Evaluates a trained net on a whole split.
+    """Tests trained nets on a whole split, each alone and, if there are several, their ensemble (Table 5).
 
     Args:
-      workdir: of the run.
-      protocol: a name of `PROTOCOLS`.
-      checkpoint: "latest", "best" (by the validation split's error; without one by the test split's, and then its
-        test error is a selected one), or a step.
+      workdirs: of the runs.
+      scores: files that `save_scores` made, of more members.
+      protocol: a name of `PROTOCOLS`, for all workdirs.
+      average: over the views of an image, "probabilities" or "logits"; an ensemble always averages probabilities.
+      scales: of protocol multi_scale; None are the paper's.
+      checkpoint: of each run "latest", "best" (by the validation split's error; without one by the test split's, and
+        then its test error is a selected one), or a step. A run that keeps averaged parameters is tested with them.
       split: in TFDS's syntax; None is the config's test split.
       data_dir: where the data sets lie; None is the config's.
+      save_scores: where the workdirs' scores are kept: a file NAME.npz for a single one, or a folder, in which each
+        gets one with the name of its workdir.
+      batch_size: images of one step, fewer where the protocol sees more of an image; None is the config's.
+      workers: processes that decode; None is the config's.
       recompute_statistics: training batches over which to average the statistics of batch normalization first;
         0 keeps the running ones.
 
     Returns:
-      {"loss", "error_top1", "error_top5" (fractions), "count", "protocol", "split", "step"}.
+      {"members": [{"member", "loss", "error_top1", "error_top5" (fractions), "count", "protocol", "split", "step"}
+      for each workdir, then each file]}, and with several "ensemble", such an entry without a step.
 
     Raises:
-      FileNotFoundError: if the workdir holds no run or no checkpoint, or the data set is missing.
-      ValueError: for an unknown protocol, split or checkpoint.
+      FileNotFoundError: a workdir that holds no run or no checkpoint, or a data set or file that is missing.
+      ValueError: no member, members of different images, or an unknown protocol, split or checkpoint.
     """
-    protocol_named(protocol)
-    files = Workdir(workdir)
-    config = files.read_config()
-    if recompute_statistics and config.model.norm == "frozen":
-        raise ValueError("recompute_statistics needs batch statistics; this net has model.norm=frozen")
-    data_dir = data_dir or config.data.data_dir
-    split = split or config.data.test_split
+    if not workdirs and not scores:
+        raise ValueError("there is nothing to evaluate: name a workdir or a file of scores")
+    for key, value, lowest in (("batch_size", batch_size, 1), ("workers", workers, 0)):
+        if value is not None and value < lowest:
+            raise ValueError(f"{key}={value}: must be at least {lowest}")
+    saved = [Scores.load(path) for path in scores]
+    names = _distinct([Path(workdir).resolve().name for workdir in workdirs], [member.member for member in saved])
+    files = _score_files(save_scores, names)
     mesh = data_mesh()
-    input = InputDescription.load(files.input)
-    model, step, variables = restore_net(files, checkpoint=checkpoint, mesh=mesh)
-    evaluate = make_evaluator(
-        model, mesh, protocol=protocol, batch_size=config.evaluate.batch_size, mean=input.mean, std=input.std
-    )
-    info = dataset_info(config.data.name, data_dir=data_dir)
-    data = to_device(load_arrays(info, split), mesh)
-    if recompute_statistics:
-        train_data = to_device(load_arrays(info, config.data.train_split), mesh)
-        batches = _training_images(config, input, mesh, train_data, count=recompute_statistics)
-        variables = recompute(model, variables, batches)
-    return {**evaluate(variables, data), "protocol": protocol, "split": split, "step": step}
+    tests = []
+    for workdir in workdirs:
+        net = TrainedNet.restore(Workdir(workdir), checkpoint=checkpoint, mesh=mesh)
+        made = make_protocol(protocol, net.input, average=average, scales=scales)
+        tests.append(_Test.of(net, made, split=split, data_dir=data_dir, recompute_batches=recompute_statistics))
+    _check_same_split([*((test.info.name, test.split) for test in tests), *((s.dataset, s.split) for s in saved)])
+    members = []
+    for test, name, file in zip(tests, names, files, strict=True):
+        members.append(test.scores(name, mesh, batch_size=batch_size, workers=workers))
+        if file is not None and jax.process_index() == 0:
+            members[-1].save(file)
+    members += saved
+    result: dict[str, Any] = {"members": [_entry(member) for member in members]}
+    if len(members) > 1:
+        result["ensemble"] = _entry(ensemble(members))
+    return result
 
 
-def load_workdir(workdir: str | os.PathLike, *, checkpoint: str | int = "latest") -> tuple[nn.Module, dict]:
+def evaluate_workdir(workdir: PathLike, **options: Any) -> dict[str, Any]:
+    """Tests one trained net on a whole split: the one entry of the members of `evaluate`, which has the options."""
+    return evaluate([workdir], **options)["members"][0]
+
+
+def load_workdir(workdir: PathLike, *, checkpoint: str | int = "latest") -> tuple[nn.Module, dict]:
     """Reads a run's net, to use in one's own code.
 
     Args:
@@ -80,37 +104,91 @@ def load_workdir(workdir: str | os.PathLike, *, checkpoint: str | int = "latest"
       checkpoint: "latest", "best", or a step.
 
     Returns:
-      The module and its variables {"params", "batch_stats"}, on the first device. What it expects of its input is in
-      `InputDescription.load(workdir / "input.npz")`.
+      The module and its variables {"params", "batch_stats"}, on the first device; the averaged ones where the run keeps
+      averages. What the net expects of its input is in `InputDescription.load(workdir / "input.npz")`.
 
     Raises:
       FileNotFoundError: if the workdir holds no run or no checkpoint.
       ValueError: if there is no such checkpoint.
     """
-    model, _, variables = restore_net(Workdir(workdir), checkpoint=checkpoint, mesh=data_mesh(jax.devices()[:1]))
-    return model, variables
+    net = TrainedNet.restore(Workdir(workdir), checkpoint=checkpoint, mesh=data_mesh(jax.devices()[:1]))
+    return net.model, net.variables
 
 
-def restore_net(files: Workdir, *, checkpoint: str | int, mesh: Mesh) -> tuple[nn.Module, int, dict]:
-    """Reads a run's net: the module, the step, and its variables on all devices of the mesh."""
-    config, input = files.read_config(), InputDescription.load(files.input)
-    model = build_model(config, num_classes=len(input.class_names))
+@dataclass(frozen=True)
+class _Test:
+    """A net and what it is tested on; all that can be wrong is found before the first image of any is scored."""
 
-    def initial() -> tuple[TrainState, Progress]:
-        variables = dict(model.init(jax.random.key(0), jnp.zeros((1, *input.image_shape)), train=False))
-        return TrainState.create(variables, build_optimizer(config), build_schedule(config)), Progress.zero()
+    net: TrainedNet
+    protocol: Protocol
+    info: DatasetInfo
+    split: str
+    recompute_batches: int
 
-    shapes = jax.eval_shape(initial)
-    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), shapes)
-    with Checkpoints(files.checkpoints, read_only=True) as checkpoints:
-        step, (state, _) = checkpoints.restore(checkpoint, like)
-    return model, step, state.variables
+    @classmethod
+    def of(
+        cls,
+        net: TrainedNet,
+        protocol: Protocol,
+        *,
+        split: str | None,
+        data_dir: PathLike | None,
+        recompute_batches: int,
+    ) -> "_Test":
+        config = net.config
+        if config.data.pipeline == "resident":
+            refuse_resident(protocol)
+        if recompute_batches and config.model.norm == "frozen":
+            raise ValueError("recompute_statistics needs batch statistics; this net has model.norm=frozen")
+        info = dataset_info(config.data.name, data_dir=data_dir or config.data.data_dir)
+        split = split or config.data.test_split
+        split_size(info, split)
+        if info.class_names != net.input.class_names:
+            raise ValueError(f"the net was trained on other classes than those of {info.name!r} in {info.directory}")
+        return cls(net, protocol, info, split, recompute_batches)
+
+    def scores(self, name: str, mesh: Mesh, *, batch_size: int | None, workers: int | None) -> Scores:
+        config, net = self.net.config, self.net
+        workers = config.data.workers if workers is None else workers
+        if self.recompute_batches:
+            batches = self.recompute_batches
+            net = net.with_recomputed_statistics(self.info, mesh, batches=batches, workers=workers)
+        batch_size = batch_size or config.evaluate.batch_size
+        score = make_scorer(net.model, mesh, protocol=self.protocol, batch_size=batch_size, workers=workers)
+        logits, labels = score(net.variables, open_split(config, self.info, self.split, mesh))
+        label = self.protocol.label
+        return Scores(logits, labels, name, label, dataset=self.info.name, split=self.split, step=net.step)
 
 
-def _training_images(
-    config: Any, input: InputDescription, mesh: Mesh, data: ResidentData, *, count: int
-) -> Iterator[jax.Array]:
-    batch_at = jax.jit(build_batches(config, input, mesh))
-    orders = EpochOrders(seed=config.seed, count=len(data))
-    for k in range(count):
-        yield batch_at(data, *orders.at(k * config.train.batch_size), k).image
+def _distinct(names: list[str], others: list[str]) -> list[str]:
+    """The names, numbered from the second of the same name on, or where one of the others has it."""
+    distinct: list[str] = []
+    for name in names:
+        taken, number, candidate = {*distinct, *others}, 1, name
+        while candidate in taken:
+            number += 1
+            candidate = f"{name}-{number}"
+        distinct.append(candidate)
+    return distinct
+
+
+def _score_files(save_scores: PathLike | None, names: list[str]) -> list[Path | None]:
+    if save_scores is None:
+        return [None] * len(names)
+    path = Path(save_scores)
+    if path.suffix != ".npz":
+        return [path / f"{name}.npz" for name in names]
+    if len(names) != 1:
+        raise ValueError(f"save_scores={path}: a file takes one net's scores; name a folder for {len(names)} workdirs")
+    return [path]
+
+
+def _check_same_split(splits: list[tuple[str, str]]) -> None:
+    if len(set(splits)) > 1:
+        listed = ", ".join(f"{split!r} of {dataset!r}" for dataset, split in dict.fromkeys(splits))
+        raise ValueError(f"an ensemble's members are tested on the same images, found split {listed}")
+
+
+def _entry(scores: Scores) -> dict[str, Any]:
+    step = {} if scores.step is None else {"step": scores.step}
+    return {"member": scores.member, **scores.errors(), "protocol": scores.protocol, "split": scores.split, **step}

@@ -10,8 +10,9 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from resnet_jax.models.convolution import convolution
+from resnet_jax.models.dense import Fill, keep
 
-Norm = Callable[..., nn.Module]
+Norm = Callable[..., Callable[[Array], Array]]
 
 
 def he_normal(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
@@ -46,13 +47,15 @@ class Conv(nn.Module):
 class Stem(nn.Module):
     """The first layer. "imagenet": 7x7/2, norm, ReLU, 3x3/2 maximum (Table 1); "cifar": 3x3, norm, ReLU (section 4.2).
 
-    Without `norm`, the normalization and the ReLU are left out, for blocks that start with their own.
+    Without `norm`, the normalization and the ReLU are left out, for blocks that start with their own. `fill` makes
+    what lies beyond each image a given value (`padding_filler`).
     """
 
     kind: str
     features: int
     norm: Norm | None
     dtype: Any = jnp.float32
+    fill: Fill = keep
 
     @nn.compact
     def __call__(self, images: Float[Array, "n h w c"]) -> Float[Array, "n oh ow f"]:
@@ -62,8 +65,8 @@ class Stem(nn.Module):
         if self.norm:
             x = nn.relu(self.norm(name="norm")(x))
         if self.kind == "imagenet":
-            x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
-        return x
+            x = nn.max_pool(self.fill(x, -jnp.inf), (3, 3), (2, 2), ((1, 1), (1, 1)))
+        return self.fill(x)
 
 
 class Shortcut(nn.Module):

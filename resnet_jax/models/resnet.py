@@ -9,6 +9,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from resnet_jax.models.blocks import POST_ACTIVATION, PRE_ACTIVATION, Stem, he_normal
+from resnet_jax.models.dense import Fill, Sizes, average, check_padding, filled_norm, keep, padding_filler
 from resnet_jax.models.normalization import BatchNorm, FrozenBatchNorm
 
 
@@ -56,6 +57,11 @@ class ResNet(nn.Module):
     remat: bool = False
     dtype: Any = jnp.float32
 
+    @property
+    def total_stride(self) -> int:
+        """Pixels of the image from one position of the last stage to the next: 32 on ImageNet, 4 on CIFAR."""
+        return (4 if self.stem == "imagenet" else 1) * 2 ** (len(self.stage_sizes) - 1)
+
     @nn.compact
     def __call__(
         self,
@@ -65,6 +71,8 @@ class ResNet(nn.Module):
         use_running_average: bool | None = None,
         update_statistics: bool | None = None,
         return_features: bool = False,
+        sizes: Sizes | None = None,
+        pool_window: int | None = None,
     ):
         """Classifies normalised images.
 
@@ -73,29 +81,42 @@ class ResNet(nn.Module):
           train: turns dropout on, and is the default of the two switches of batch normalization:
           use_running_average: normalise by the running statistics (default: not train).
           update_statistics: move the running statistics (default: train); `batch_stats` must be mutable.
-          return_features: also return the stages' outputs.
+          return_features: also return the stages' outputs, zero beyond `sizes`.
+          sizes: height and width of each image, in pixels from 1 to h and w, in a batch padded at the bottom and right
+            to multiples of `total_stride`; the padding has no influence, whatever it holds. None: the whole images.
+          pool_window: k averages k x k positions at stride 1 (section 3.4: 7 on ImageNet), and `valid_positions` says
+            which of the results belong to an image of `sizes`. None averages all of the image.
 
         Returns:
-          Logits [n, num_classes] in float32, or the pooled features [n, f] when num_classes is None; with
-          `return_features` a pair of that and a dict of "stem", "stage1", ..., "pooled".
+          Logits [n, num_classes] in float32, or the pooled features [n, f] when num_classes is None; with pool_window
+          [n, ceil(h / total_stride) - pool_window + 1, likewise for w, num_classes or f]. With `return_features` a
+          pair of that and a dict of "stem", "stage1", ..., "pooled".
 
         Raises:
-          ValueError: if images are not of rank 4 or the batch does not split into groups of bn_group_size.
+          ValueError: if images are not of rank 4, the batch does not split into groups of bn_group_size, pool_window
+            does not fit the last stage, or sizes are not [n, 2], or come with batch statistics or an h or w that
+            `total_stride` does not divide.
         """
         if images.ndim != 4:
             raise ValueError(f"images must have shape [n, h, w, c], found {images.shape}; add the batch axis")
-        norm = self.make_norm(
-            use_running_average=not train if use_running_average is None else use_running_average,
-            update_statistics=train if update_statistics is None else update_statistics,
-        )
-        x = self.make_stem(norm)(jnp.asarray(images))
+        use_running_average = not train if use_running_average is None else use_running_average
+        update_statistics = train if update_statistics is None else update_statistics
+        norm = self.make_norm(use_running_average=use_running_average, update_statistics=update_statistics)
+        padded_shape, fill = images.shape[1:3], keep
+        if sizes is not None:
+            if train or update_statistics or not use_running_average:
+                raise ValueError("sizes need train=False and running statistics: a batch's would count the padding")
+            check_padding(sizes, images.shape[:3], self.total_stride)
+            fill = padding_filler(sizes, padded_shape)
+            norm = filled_norm(norm, fill)
+        x = self.make_stem(norm, fill)(fill(jnp.asarray(images)))
         features = {"stem": x}
         for stage, size in enumerate(self.stage_sizes, 1):
             x = self.apply_stage(x, stage, size, norm)
-            features[f"stage{stage}"] = x
+            features[f"stage{stage}"] = fill(x)
         if self.activation_order == "pre":
             x = nn.relu(norm(name="final_norm")(x))
-        x = x.astype(jnp.float32).mean((1, 2))
+        x = average(x.astype(jnp.float32), pool_window=pool_window, sizes=sizes, padded_shape=padded_shape)
         features["pooled"] = x
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         if self.num_classes is not None:
@@ -117,9 +138,10 @@ class ResNet(nn.Module):
         )
 
     @nn.nowrap
-    def make_stem(self, norm) -> Stem:
+    def make_stem(self, norm, fill: Fill = keep) -> Stem:
         """The layers before the first stage."""
-        return Stem(self.stem, self.width, norm if self.activation_order == "post" else None, self.dtype, name="stem")
+        norm = norm if self.activation_order == "post" else None
+        return Stem(self.stem, self.width, norm, self.dtype, fill, name="stem")
 
     @nn.nowrap
     def apply_stage(self, x, stage: int, size: int, norm):

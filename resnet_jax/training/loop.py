@@ -55,6 +55,7 @@ def train(config: Any, workdir: str | os.PathLike, *, writers: Sequence[Any] | N
         try:
             run.to_the_end()
         finally:
+            parts.feed.close()
             run.writer.close()
         checkpoints.wait()
         record = run.record()
@@ -98,8 +99,8 @@ class _Run:
             parts.mesh,
             protocol="center",
             batch_size=self.config.evaluate.batch_size,
-            mean=parts.input.mean,
-            std=parts.input.std,
+            input=parts.input,
+            workers=self.config.data.workers,
         )
         self.after_evaluation = jax.jit(parts.schedule.after_evaluation)
         self.calls: dict[int, Any] = {}
@@ -135,6 +136,8 @@ class _Run:
             if log_due:
                 self.log.push(self.step, self.progress)
                 self.progress = self.fresh_progress()
+                if self.parts.feed.unreadable:
+                    self.writer.write_scalars(self.step, {"train/unreadable": self.parts.feed.unreadable})
             if evaluation_due or checkpoint_due:
                 # Both at either: a checkpoint without errors could never be the best. And a checkpoint must not
                 # hide a step that the run has to stop at.
@@ -158,10 +161,9 @@ class _Run:
     def advance(self, stop: int) -> None:
         """Dispatches steps up to `stop`; nothing here waits for the device."""
         while self.step < stop:
-            per_call = self.parts.steps_per_call()
+            per_call = self.parts.steps_per_call
             length = per_call if self.step + per_call <= stop else 1
-            orders, epoch_start = self.parts.orders.at(self.step * self.batch_size)
-            arguments = (self.state, self.progress, self.parts.train_data, orders, epoch_start)
+            arguments = (self.state, self.progress, *self.parts.feed.arguments(self.step))
             if length not in self.calls:
                 self.calls[length] = self.compile(length, arguments)
             self.state, self.progress = self.calls[length](*arguments)
@@ -170,14 +172,14 @@ class _Run:
     def compile(self, length: int, arguments: tuple) -> Any:
         begun = time.perf_counter()
         with self.not_training():
-            compiled = self.parts.resident_step(length).lower(*arguments).compile()
+            compiled = self.parts.make_call(length).lower(*arguments).compile()
         self.compile_seconds += time.perf_counter() - begun
         return compiled
 
     def test_errors(self) -> dict[str, dict[str, float]]:
         """Loss and errors of the validation and test splits, by split."""
         held_out = {split: data for split, data in self.parts.splits.items() if split != "train"}
-        return {split: self.evaluate(self.state.variables, data) for split, data in held_out.items()}
+        return {split: self.evaluate(self.state.evaluated_variables, data) for split, data in held_out.items()}
 
     def evaluate_held_out(self) -> dict[str, float]:
         """Tests and writes; the schedule and the best checkpoint see the validation error, or else the test error."""
@@ -192,7 +194,7 @@ class _Run:
 
     def record(self) -> dict:
         """The record of the finished run; all splits are evaluated whole, without augmentation."""
-        train = self.evaluate(self.state.variables, self.parts.train_data)
+        train = self.evaluate(self.state.evaluated_variables, self.parts.splits["train"])
         tested = {
             split: {key: errors[key] for key in ("error_top1", "error_top5", "count")} | {"protocol": "center"}
             for split, errors in (self.held_out or self.test_errors()).items()
@@ -212,5 +214,7 @@ class _Run:
             "wall_seconds": time.perf_counter() - self.started,
             "images_per_second": speed,
             "compile_seconds": self.compile_seconds,
+            "unreadable_images": self.parts.feed.unreadable,
+            "pixel_statistics": self.parts.input.source,
             **peak_memory(),
         }

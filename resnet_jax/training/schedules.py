@@ -42,9 +42,9 @@ def piecewise(learning_rate: float, *, boundaries: tuple[int, ...], factor: floa
     return _stateless(optax.piecewise_constant_schedule(learning_rate, dict.fromkeys(boundaries, factor)))
 
 
-def cosine(learning_rate: float, *, total: int, start: int = 0) -> Schedule:
-    """Half a cosine from `learning_rate` at step `start` to 0 at step `total` (Loshchilov and Hutter 2017)."""
-    decay = optax.cosine_decay_schedule(learning_rate, total - start)
+def cosine(learning_rate: float, *, total: int, start: int = 0, final: float = 0.0) -> Schedule:
+    """Half a cosine from `learning_rate` at step `start` to `final` at step `total` (Loshchilov and Hutter 2017)."""
+    decay = optax.cosine_decay_schedule(learning_rate, total - start, alpha=final / learning_rate if final else 0.0)
     return _stateless(lambda step: decay(jnp.maximum(step - start, 0)))
 
 
@@ -68,11 +68,22 @@ def plateau(learning_rate: float, *, factor: float, patience: int, min_improveme
     )
 
 
-def with_linear_warmup(schedule: Schedule, *, steps: int) -> Schedule:
-    """The schedule's rate times 1/steps, 2/steps, ... up to 1 during the first steps (Goyal et al. 2017)."""
+def with_linear_warmup(schedule: Schedule, *, steps: int, start: float = 0.0) -> Schedule:
+    """Rises from `start` to the schedule's rate in equal increments, one a step (Goyal et al. 2017, section 2.2).
+
+    The first update already has one increment: with start 0 it takes 1/steps of the schedule's rate, and the update
+    number `steps` takes all of it.
+
+    Args:
+      schedule: what follows; its steps count from the start of training.
+      steps: of the warm-up.
+      start: the rate before the first increment; there the rate of a batch of 256, the schedule's being that times
+        the batch size over 256.
+    """
 
     def learning_rate(state, step):
-        return schedule.learning_rate(state, step) * jnp.minimum(1.0, (step + 1) / steps)
+        rate, done = schedule.learning_rate(state, step), jnp.minimum(1.0, (step + 1) / steps)
+        return jnp.where(done < 1, start + (rate - start) * done, rate)
 
     return schedule._replace(learning_rate=learning_rate)
 

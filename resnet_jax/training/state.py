@@ -21,6 +21,7 @@ class TrainState(flax.struct.PyTreeNode):
       batch_stats: running statistics of batch normalization, float32.
       opt_state: the optimizer's, e.g. momentum.
       schedule_state: the schedule's, e.g. whether the 110-layer warm-up is over.
+      ema: moving averages of parameters and statistics, {"params", "batch_stats"}; {} where none are kept.
     """
 
     step: Any
@@ -28,22 +29,44 @@ class TrainState(flax.struct.PyTreeNode):
     batch_stats: Any
     opt_state: Any
     schedule_state: Any
+    ema: Any
 
     @classmethod
-    def create(cls, variables: dict, optimizer: optax.GradientTransformation, schedule: Schedule) -> "TrainState":
-        """The state before the first step."""
+    def create(
+        cls, variables: dict, optimizer: optax.GradientTransformation, schedule: Schedule, *, ema: bool = False
+    ) -> "TrainState":
+        """The state before the first step; with `ema` it carries moving averages, which start at the variables."""
+        averaged = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
         return cls(
             step=jnp.zeros((), jnp.int32),
             params=variables["params"],
             batch_stats=variables.get("batch_stats", {}),
             opt_state=optimizer.init(variables["params"]),
             schedule_state=schedule.init(),
+            # Copies: a buffer in two places of the state could not be donated.
+            ema=jax.tree.map(jnp.array, averaged) if ema else {},
         )
 
     @property
     def variables(self) -> dict:
-        """What `model.apply` takes."""
+        """What `model.apply` takes in training."""
         return {"params": self.params, "batch_stats": self.batch_stats}
+
+    @property
+    def evaluated_variables(self) -> dict:
+        """What `model.apply` takes in a test: the moving averages where there are any, or else the raw variables."""
+        return self.ema or self.variables
+
+    def averaged(self, decay: float) -> "TrainState":
+        """Moves the averages to min(decay, (1 + step) / (10 + step)) of themselves and the rest of the variables.
+
+        Parameters and batch statistics alike, as torchvision and timm do. The smaller decay at the start lets the
+        initial values fade in a short run too (TensorFlow's `num_updates`; torchvision copies the variables during
+        the warm-up instead, timm has a constant decay by default).
+        """
+        kept = jnp.minimum(decay, (1 + self.step) / (10 + self.step))
+        ema = jax.tree.map(lambda old, new: kept * old + (1 - kept) * new, self.ema, self.variables)
+        return self.replace(ema=ema)
 
 
 class Progress(flax.struct.PyTreeNode):

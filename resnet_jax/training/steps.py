@@ -6,15 +6,17 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
 
 from resnet_jax.data.batch import Batch
+from resnet_jax.data.device_augment import Prepare
 from resnet_jax.data.resident import BatchAt, ResidentData
 from resnet_jax.distributed import replicated
 from resnet_jax.evaluation.metrics import classification_sums
+from resnet_jax.models.resnet import ResNet
 from resnet_jax.random_keys import named_key
-from resnet_jax.training.losses import cross_entropy_sum
+from resnet_jax.training.losses import loss_named
 from resnet_jax.training.schedules import Schedule
 from resnet_jax.training.state import Progress, TrainState
 
@@ -22,50 +24,133 @@ TrainStep = Callable[[TrainState, Progress, Batch], tuple[TrainState, Progress]]
 
 
 def make_train_step(
-    model: nn.Module,
+    model: ResNet,
     optimizer: optax.GradientTransformation,
     schedule: Schedule,
     *,
     seed: int,
+    loss: str = "softmax",
     label_smoothing: float = 0.0,
+    ema_decay: float = 0.0,
+    accumulation_steps: int = 1,
+    mesh: Mesh | None = None,
 ) -> TrainStep:
     """Returns the pure function (state, progress, batch) -> (state, progress) of one update.
 
-    The loss is the mean cross-entropy over the batch's weights. Where it or any gradient is not finite, nothing but
-    the step count changes: not the parameters, the statistics, the optimizer nor the schedule.
-    """
-    dropout_key = named_key(seed, "dropout")
+    The loss is the mean over the batch's weights. Where it or any gradient is not finite, nothing but the step count
+    changes: not the parameters, the statistics, the averages, the optimizer nor the schedule. The progress counts
+    softmax cross-entropy and errors against `batch.label`, whatever the loss, the smoothing and the mixing.
 
-    def train_step(state: TrainState, progress: Progress, batch: Batch) -> tuple[TrainState, Progress]:
+    Args:
+      model: what to train.
+      optimizer: its updates are multiplied by the schedule's rate.
+      schedule: of the learning rate.
+      seed: of dropout.
+      loss: a name in `LOSSES`.
+      label_smoothing: share of the target spread evenly over all classes.
+      ema_decay: of the moving averages that a state made with `ema=True` carries, see `TrainState.averaged`.
+      accumulation_steps: parts that a batch is worked through in, where the whole needs too much memory. The update
+        is the whole batch's, but for rounding and dropout: statistics are those of the same groups of
+        `model.bn_group_size` examples, and the running ones move once, towards the average over all groups.
+      mesh: devices that share the batch, which only several parts have to know; None is one device.
+
+    Raises:
+      ValueError: for an unknown loss. From the function: for a batch that does not split into the parts; for an
+        `ema_decay` and a state without averages.
+    """
+    sum_losses, dropout_key = loss_named(loss), named_key(seed, "dropout")
+
+    def differentiate(state: TrainState, batch: Batch, weight: Array, key: Array):
+        """Loss over `weight`, sums and running statistics of a batch or a part of one, and the loss's gradients."""
+
         def objective(params):
             logits, updated = model.apply(
                 {"params": params, "batch_stats": state.batch_stats},
                 batch.image,
                 train=True,
                 mutable=["batch_stats"],
-                rngs={"dropout": jax.random.fold_in(dropout_key, state.step)},
+                rngs={"dropout": key},
             )
-            total = cross_entropy_sum(logits, batch.label, batch.weight, label_smoothing=label_smoothing)
-            return total / jnp.sum(batch.weight), (logits, updated.get("batch_stats", {}))
+            options = {"label_smoothing": label_smoothing, "partner_labels": batch.partner_label, "shares": batch.share}
+            total = sum_losses(logits, batch.label, batch.weight, **options)
+            return total / weight, (logits, updated.get("batch_stats", {}))
 
-        (loss, (logits, batch_stats)), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
-        finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradients))
-        sums = classification_sums(logits, batch.label, batch.weight)
+        (mean_loss, (logits, batch_stats)), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
+        return mean_loss, classification_sums(logits, batch.label, batch.weight), batch_stats, gradients
 
+    def train_step(state: TrainState, progress: Progress, batch: Batch) -> tuple[TrainState, Progress]:
+        if ema_decay and not state.ema:
+            raise ValueError(f"ema_decay={ema_decay}: the state carries no averages; create it with ema=True")
+        key, weight = jax.random.fold_in(dropout_key, state.step), jnp.sum(batch.weight)
+        if accumulation_steps == 1:
+            mean_loss, sums, batch_stats, gradients = differentiate(state, batch, weight, key)
+        else:
+            parts = _cut(batch, accumulation_steps, mesh, model)
+            mean_loss, sums, batch_stats, gradients = _add_up(
+                lambda part, index: differentiate(state, part, weight, jax.random.fold_in(key, index)), parts
+            )
+            # Each part moved the same running statistics by a linear rule: the mean is the move of all groups at once.
+            batch_stats = jax.tree.map(lambda total: total / accumulation_steps, batch_stats)
+
+        finite = jnp.isfinite(mean_loss) & jnp.isfinite(optax.tree.norm(gradients))
         directions, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         rate = schedule.learning_rate(state.schedule_state, state.step)
-        new = TrainState(
-            step=state.step,
+        new = state.replace(
             params=jax.tree.map(lambda w, v: w - rate * v, state.params, directions),
             batch_stats=batch_stats,
             opt_state=opt_state,
             schedule_state=schedule.after_step(state.schedule_state, state.step, sums.errors_top1, sums.count),
         )
+        if state.ema:
+            new = new.averaged(ema_decay)
         kept = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
-        progress = progress.add(sums, finite=finite, step=state.step, loss=loss, learning_rate=rate)
+        progress = progress.add(sums, finite=finite, step=state.step, loss=mean_loss, learning_rate=rate)
         return kept.replace(step=state.step + 1), progress
 
     return train_step
+
+
+def _cut(batch: Batch, parts: int, mesh: Mesh | None, model: ResNet) -> Batch:
+    """The batch as [parts, batch / parts, ...], each part spread over all devices and made of whole groups.
+
+    Every device cuts its own rows, so that nothing moves between devices.
+    """
+    size, devices = batch.image.shape[0], 1 if mesh is None else mesh.size
+    group = 1 if model.norm == "frozen" else model.bn_group_size
+    if parts < 1 or size % (parts * devices):
+        raise ValueError(
+            f"accumulation_steps={parts} and {devices} devices do not divide the batch of {size} examples; "
+            "choose a batch size that is a multiple of their product"
+        )
+    rows = size // (parts * devices)
+    if group is None or rows % group:
+        raise ValueError(
+            f"bn_group_size={group} does not divide the {rows} examples of one device in one of the "
+            f"accumulation_steps={parts} parts of a batch of {size}; choose a divisor of {rows}"
+        )
+
+    def cut(leaf):
+        leaf = jnp.moveaxis(leaf.reshape(devices, parts, rows, *leaf.shape[1:]), 1, 0)
+        leaf = leaf.reshape(parts, devices * rows, *leaf.shape[3:])
+        return (
+            leaf
+            if mesh is None
+            else jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, PartitionSpec(None, "data")))
+        )
+
+    return jax.tree.map(cut, batch)
+
+
+def _add_up(function: Callable, parts: Batch):
+    """The sum of function(part, index) over the parts, each of which it sees alone."""
+
+    def add(total, part_and_index):
+        return jax.tree.map(jnp.add, total, function(*part_and_index)), None
+
+    count = parts.weight.shape[0]
+    first = jax.eval_shape(function, jax.tree.map(lambda leaf: leaf[0], parts), 0)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), first)
+    return jax.lax.scan(add, zeros, (parts, jnp.arange(count)))[0]
 
 
 def make_resident_step(train_step: TrainStep, batch_at: BatchAt, mesh: Mesh, *, steps_per_call: int = 1):
@@ -91,5 +176,25 @@ def make_resident_step(train_step: TrainStep, batch_at: BatchAt, mesh: Mesh, *, 
             return one(data, orders, epoch_start, state, progress)
         body = partial(one, data, orders, epoch_start)
         return jax.lax.scan(lambda carry, _: (body(*carry), None), (state, progress), length=steps_per_call)[0]
+
+    return call
+
+
+def make_streamed_step(train_step: TrainStep, prepare: Prepare, mesh: Mesh):
+    """Jits one update on a batch of images that comes from the host.
+
+    Args:
+      train_step: from `make_train_step`.
+      prepare: from `make_prepare`: (images, labels, weights, step) -> batch.
+      mesh: devices; the state is replicated.
+
+    Returns:
+      A jitted function (state, progress, images, labels, weights) -> (state, progress); the first two arguments are
+      donated; the others are uint8 [n, h, w, c], int32 [n] and float32 [n], split over the devices.
+    """
+
+    @partial(jax.jit, donate_argnums=(0, 1), out_shardings=replicated(mesh))
+    def call(state: TrainState, progress: Progress, images, labels, weights):
+        return train_step(state, progress, prepare(images, labels, weights, state.step))
 
     return call

@@ -1,13 +1,16 @@
 """`image_folder`: a TFDS data set made from a folder of class folders, the files kept byte for byte."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
 from PIL import Image
+
+from resnet_jax.data.builders.array_records import SplitExamples, write_data_set
+
+VERSION = "1.0.0"
 
 _EXTENSIONS = (".jpg", ".jpeg", ".png")
 _SPLIT_FOLDERS = {"train": "train", "test": "test", "val": "validation", "validation": "validation"}
@@ -33,41 +36,41 @@ class FolderLayout:
     image_shape: tuple[int | None, int | None, int]
 
 
-class ImageFolder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """Builder of a data set from a `FolderLayout`; features `file_name` (CLASS/FILE), `image` and `label`."""
+def write(folder: Path, layout: FolderLayout) -> None:
+    """Writes the data set of a `FolderLayout`; features `file_name` (CLASS/FILE), `image` and `label`.
 
-    VERSION = tfds.core.Version("1.0.0")
-    # TFDS would look for checksums of downloads beside the code, with a package that it does not declare.
-    code_path = None
+    Args:
+      folder: of the data set's version, there and empty.
+      layout: from `scan`.
 
-    def __init__(self, *, layout: FolderLayout, **arguments: Any):
-        """Takes what `scan` found and TFDS's own arguments."""
-        self.name = layout.name
-        self._layout = layout
-        super().__init__(**arguments)
+    Raises:
+      OSError: a file cannot be read any more.
+    """
+    features = tfds.features.FeaturesDict(
+        {
+            "file_name": tfds.features.Text(),
+            "image": tfds.features.Image(shape=layout.image_shape),
+            "label": tfds.features.ClassLabel(names=list(layout.class_names)),
+        }
+    )
+    write_data_set(
+        folder,
+        {split: _examples(files) for split, files in layout.files.items()},
+        name=layout.name,
+        version=VERSION,
+        features=features,
+        description=f"Images of {len(layout.class_names)} classes, from a folder of class folders.",
+    )
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=f"Images of {len(self._layout.class_names)} classes, from a folder of class folders.",
-            features=tfds.features.FeaturesDict(
-                {
-                    "file_name": tfds.features.Text(),
-                    "image": tfds.features.Image(shape=self._layout.image_shape),
-                    "label": tfds.features.ClassLabel(names=list(self._layout.class_names)),
-                }
-            ),
-            supervised_keys=("image", "label"),
-        )
 
-    def _split_generators(self, dl_manager: object) -> dict[str, Iterator]:
-        del dl_manager
-        return {split: self._generate_examples(files) for split, files in self._layout.files.items()}
+def _examples(files: list[tuple[str, Path]]) -> SplitExamples:
+    file_names = [f"{class_name}/{path.name}" for class_name, path in files]
 
-    def _generate_examples(self, files: list[tuple[str, Path]]) -> Iterator[tuple[str, dict]]:
-        for class_name, path in files:
-            file_name = f"{class_name}/{path.name}"
-            yield file_name, {"file_name": file_name, "image": path.read_bytes(), "label": class_name}
+    def example(position: int) -> dict[str, Any]:
+        class_name, path = files[position]
+        return {"file_name": file_names[position], "image": path.read_bytes(), "label": class_name}
+
+    return SplitExamples(file_names, sum(path.stat().st_size for _, path in files), example)
 
 
 def data_set_name(folder: Path) -> str:

@@ -1,0 +1,79 @@
+"""A split's encoded images and labels by their place in it, from ArrayRecord or TFRecord files."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import tensorflow_datasets as tfds
+
+from resnet_jax.data.datasets import DatasetInfo, builder_of
+from resnet_jax.data.decode import UndecodableImage
+from resnet_jax.data.tfrecord import tfrecord_split
+
+_DECODERS = {"image": tfds.decode.SkipDecoding()}
+
+T = TypeVar("T")
+
+
+class Example(NamedTuple):
+    """An image as its file's bytes, and its class number."""
+
+    image: bytes
+    label: int
+
+
+class Examples:
+    """Random access to a split; picklable, so that worker processes read their own copy.
+
+    Raises (when an example is read):
+      ValueError: its label is not among the classes.
+    """
+
+    def __init__(self, info: DatasetInfo, split: str):
+        """Opens a split in TFDS's syntax; nothing is read yet."""
+        self.info, self.split = info, split
+        builder = builder_of(info.directory)
+        self._features = builder.info.features
+        # One serialized example by its index. TFDS's own data source decodes while it reads, and takes longer.
+        self._records: Any = (
+            builder.as_data_source(split, decoders=_DECODERS)
+            if info.file_format == "array_record"
+            else tfrecord_split(builder.info, split)
+        )
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Example:
+        fields = self._fields(index)
+        label, classes = int(fields["label"]), self.info.num_classes
+        if not 0 <= label < classes:
+            raise ValueError(f"{self.where(index)} has label {label}; allowed is 0 to {classes - 1}")
+        return Example(fields["image"], label)
+
+    def check_some(self, count: int = 256) -> None:
+        """Reads examples at equal distances, so that labels or files that are wrong throughout stop before training."""
+        for index in sorted({round(k * (len(self) - 1) / count) for k in range(count + 1)}):
+            self[index]
+
+    def where(self, index: int) -> str:
+        """Names an example in a message: data set, split, index, and its file's name if the set keeps it."""
+        name = self._fields(index).get("file_name")
+        file_name = f" ({name.decode(errors='replace')})" if isinstance(name, bytes) else ""
+        return f"data set {self.info.name!r}, split {self.split!r}, example {index}{file_name}"
+
+    def decoded(self, index: int, decode: Callable[[bytes], T]) -> tuple[T, int]:
+        """An example's image after `decode`, and its label.
+
+        Raises:
+          UndecodableImage: `decode` cannot; the message names the example.
+        """
+        image, label = self[index]
+        try:
+            return decode(image), label
+        except UndecodableImage as error:
+            raise UndecodableImage(f"{self.where(index)}: {error}") from error
+
+    def _fields(self, index: int) -> dict[str, Any]:
+        if self.info.file_format == "array_record":
+            return self._records[index]
+        return self._features.deserialize_example_np(self._records[index], decoders=_DECODERS)

@@ -1,0 +1,97 @@
+"""The net that a run has trained: read from its workdir, with its statistics recomputed if wanted."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from resnet_jax.build import (
+    build_batches,
+    build_model,
+    build_prepare,
+    build_state,
+    build_train_batches,
+    to_device,
+)
+from resnet_jax.checkpoints import Checkpoints
+from resnet_jax.data.arrays import load_arrays
+from resnet_jax.data.datasets import DatasetInfo
+from resnet_jax.data.feeds import Feed, ResidentFeed, StreamedFeed
+from resnet_jax.data.input_description import InputDescription
+from resnet_jax.data.statistics import statistics_of
+from resnet_jax.distributed import replicated
+from resnet_jax.models.resnet import ResNet
+from resnet_jax.training.batch_statistics import recompute_statistics
+from resnet_jax.training.state import Progress, TrainState
+from resnet_jax.workdir import Workdir
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedNet:
+    """A net as it is tested.
+
+    Attributes:
+      config: of the run, resolved.
+      input: what the net expects of its input.
+      model: the module.
+      step: of the checkpoint.
+      variables: {"params", "batch_stats"}, on all devices of a mesh; the averaged ones where the run keeps averages.
+    """
+
+    config: Any
+    input: InputDescription
+    model: ResNet
+    step: int
+    variables: dict
+
+    @classmethod
+    def restore(cls, files: Workdir, *, checkpoint: str | int, mesh: Mesh) -> "TrainedNet":
+        """Reads a run's checkpoint; raises what `Workdir.read_config` and `Checkpoints.restore` raise."""
+        config, input = files.read_config(), InputDescription.load(files.input)
+        model = build_model(config, num_classes=len(input.class_names))
+
+        def initial() -> tuple[TrainState, Progress]:
+            variables = dict(model.init(jax.random.key(0), jnp.zeros((1, *input.image_shape)), train=False))
+            return build_state(config, variables), Progress.zero()
+
+        shapes = jax.eval_shape(initial)
+        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), shapes)
+        with Checkpoints(files.checkpoints, read_only=True) as checkpoints:
+            step, (state, _) = checkpoints.restore(checkpoint, like)
+        return cls(config, input, model, step, state.evaluated_variables)
+
+    def with_recomputed_statistics(
+        self, info: DatasetInfo, mesh: Mesh, *, batches: int, workers: int | None
+    ) -> "TrainedNet":
+        """The net with batch statistics that are the average over the first training batches, as the run made them.
+
+        Args:
+          info: of the run's data set.
+          mesh: the devices that have the variables.
+          batches: how many.
+          workers: decoding processes, see `Stream`.
+        """
+        images = _training_images(self.config, info, self.input, mesh, count=batches, workers=workers)
+        return dataclasses.replace(self, variables=recompute_statistics(self.model, self.variables, images))
+
+
+def _training_images(
+    config: Any, info: DatasetInfo, input: InputDescription, mesh: Mesh, *, count: int, workers: int | None
+) -> Iterator[jax.Array]:
+    feed: Feed
+    if config.data.pipeline == "streamed":
+        statistics = statistics_of(info, config.data.statistics)
+        batch_at = jax.jit(build_prepare(config, info, statistics, mesh))
+        feed = StreamedFeed(build_train_batches(config, info), mesh, total_steps=count, workers=workers)
+    else:
+        batch_at = jax.jit(build_batches(config, input, mesh))
+        data = to_device(load_arrays(info, config.data.train_split), mesh)
+        feed = ResidentFeed(data, seed=config.seed, batch_size=config.train.batch_size)
+    try:
+        for step in range(count):
+            yield batch_at(*feed.arguments(step), step).image
+    finally:
+        feed.close()
