@@ -195,6 +195,10 @@ def _train(flags: argparse.Namespace) -> None:
 def _evaluate_flags(parser: argparse.ArgumentParser) -> None:
     help = "the run's folder; repeated, an ensemble"
     parser.add_argument("--workdir", action="append", default=[], metavar="DIR", help=help)
+    help = "a weight file, one more net; may be repeated"
+    parser.add_argument("--weights", action="append", default=[], metavar="FILE", help=help)
+    help = "says on what data to test weight files (the first workdir's)"
+    parser.add_argument("--config", metavar="FILE[:VARIANT]", help=help)
     help = "a file of --save_scores, one more of the ensemble; may be repeated"
     parser.add_argument("--scores", action="append", default=[], metavar="FILE", help=help)
     help = "how an image is tested: center, ten_crop, multi_scale (%(default)s)"
@@ -216,12 +220,15 @@ def _evaluate_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(flags: argparse.Namespace) -> None:
-    if not flags.workdir and not flags.scores:
-        raise ValueError("the flag --workdir is needed, or --scores")
+    if not flags.workdir and not flags.weights and not flags.scores:
+        raise ValueError("the flag --workdir is needed, or --weights or --scores")
+    from resnet_jax.config_files import load_config
     from resnet_jax.evaluation.run import evaluate
 
-    given = {name: value for name, value in vars(flags).items() if name not in ("workdir", "checkpoint", "json")}
-    result = evaluate(flags.workdir, checkpoint=_checkpoint(flags.checkpoint), **given)
+    other = ("workdir", "checkpoint", "config", "json")
+    given = {name: value for name, value in vars(flags).items() if name not in other}
+    config = None if flags.config is None else load_config(flags.config)
+    result = evaluate(flags.workdir, config=config, checkpoint=_checkpoint(flags.checkpoint), **given)
     members = result["members"]
     if flags.json:
         print(json.dumps(result if "ensemble" in result else members[0]))

@@ -96,10 +96,18 @@ def test_evaluate_passes_its_flags_and_prints_lines(package, capsys):
     ]
     assert cli.main(["evaluate", "--workdir=run", "--json", *flags]) == 0
     assert json.loads(capsys.readouterr().out) == EVALUATION
-    names = ("scales", "split", "data_dir", "save_scores", "batch_size", "workers")
-    defaults = {"scores": [], "protocol": "center", "average": "probabilities", "checkpoint": "latest"}
+    names = ("scales", "split", "data_dir", "save_scores", "batch_size", "workers", "config")
+    defaults = {"weights": [], "scores": [], "protocol": "center", "average": "probabilities", "checkpoint": "latest"}
     given = {"protocol": "multi_scale", "average": "logits", "scales": (224, 256), "checkpoint": 300, "split": "train"}
-    given |= {"scores": [], "data_dir": "sets", "save_scores": "kept", "batch_size": 8, "workers": 0}
+    given |= {
+        "weights": [],
+        "config": None,
+        "scores": [],
+        "data_dir": "sets",
+        "save_scores": "kept",
+        "batch_size": 8,
+        "workers": 0,
+    }
     assert package.calls == [
         ("evaluate", (["run"],), {**defaults, **dict.fromkeys(names), "recompute_statistics": 0}),
         ("evaluate", (["run"],), {**given, "recompute_statistics": 20}),
@@ -174,7 +182,7 @@ ERRORS = [
     (("train", "--workdir=run"), "the flag --config is needed"),
     (("train", "--config=digit", "--workdir=run"), "no config 'digit'; did you mean 'digits'?"),
     (("train", "--config=digits:resnet21", "--workdir=run"), "did you mean 'resnet20'?"),
-    (("evaluate",), "the flag --workdir is needed, or --scores"),
+    (("evaluate",), "the flag --workdir is needed, or --weights or --scores"),
     (("evaluate", "--workdir=run", "--scales=224,big"), "'224,big' is not a list of whole numbers"),
     (("evaluate", "--workdir=run", "--config.seed=1"), "unknown flag --config.seed of evaluate"),
     (("evaluate", "--workdir=run", "--checkpont=best"), "did you mean --checkpoint?"),

@@ -25,6 +25,7 @@ from resnet_jax.evaluation.protocols import Center, MultiScale, make_protocol
 from resnet_jax.evaluation.run import evaluate, evaluate_workdir, load_workdir
 from resnet_jax.evaluation.scores import Scores, ensemble
 from resnet_jax.models.registry import create_model
+from resnet_jax.pretrained.weights import save_pretrained
 from resnet_jax.training.state import Progress
 from resnet_jax.workdir import Workdir
 
@@ -246,6 +247,29 @@ def test_an_ensemble_of_runs_and_saved_scores_is_the_average_of_its_members(runs
     assert evaluate([], scores=files) == result
     mixed = evaluate(runs[:1], scores=files[1:], **options)
     assert mixed == result
+
+
+def test_weight_files_are_members_like_the_runs_they_were_saved_from(runs, tmp_path):
+    paths = []
+    for workdir in runs:
+        input = InputDescription.load(Workdir(workdir).input)
+        paths.append(save_pretrained(tmp_path / f"{workdir.name}.safetensors", *load_workdir(workdir), input=input))
+    from_runs = evaluate(runs)
+    mixed = evaluate(runs[:1], weights=paths[1:])
+    assert [found["member"] for found in mixed["members"]] == ["first", "second"]
+    assert mixed["ensemble"] == from_runs["ensemble"]
+    assert "step" not in mixed["members"][1]
+    # Without a workdir, a config says on what to test.
+    config = Workdir(runs[0]).read_config()
+    alone = evaluate([], weights=paths, config=config)
+    assert alone["ensemble"] == from_runs["ensemble"]
+    with pytest.raises(ValueError, match="does not say on what data to test it: name a config"):
+        evaluate([], weights=paths)
+    silent = save_pretrained(tmp_path / "silent.safetensors", *load_workdir(runs[0]))
+    with pytest.raises(ValueError, match="silent.safetensors does not say what input its net expects"):
+        evaluate(runs[:1], weights=[silent])
+    with pytest.raises(ValueError, match="recompute_statistics needs the training's config"):
+        evaluate(runs[:1], weights=paths, recompute_statistics=2)
 
 
 def test_one_run_is_tested_alone(runs, tmp_path):

@@ -19,6 +19,7 @@ LAYERS = {
         *("config_keys", "config", "config_files", "models", "data"),
         *("training.losses", "evaluation.metrics", "training.schedules"),
     ],
+    "pretrained": ["pretrained"],
     "state": ["training.optimizers", "training.state"],
     "step": ["training.steps"],
     "build": ["build", "workdir"],

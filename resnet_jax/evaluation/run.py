@@ -1,4 +1,4 @@
-"""Evaluation of runs' workdirs, one or an ensemble of several, and of scores saved earlier."""
+"""Evaluation of nets from workdirs and weight files, one or an ensemble of several, and of scores saved earlier."""
 
 import os
 from collections.abc import Sequence
@@ -25,7 +25,9 @@ PathLike = str | os.PathLike
 def evaluate(
     workdirs: Sequence[PathLike],
     *,
+    weights: Sequence[PathLike] = (),
     scores: Sequence[PathLike] = (),
+    config: Any = None,
     protocol: str = "center",
     average: str = "probabilities",
     scales: Sequence[int] | None = None,
@@ -41,16 +43,18 @@ def evaluate(
 
     Args:
       workdirs: of the runs.
+      weights: files of `save_pretrained`, more nets.
       scores: files that `save_scores` made, of more members.
-      protocol: a name of `PROTOCOLS`, for all workdirs.
+      config: says on what data the nets of weight files are tested, from `load_config`; None is the first run's.
+      protocol: a name of `PROTOCOLS`, for all nets.
       average: over the views of an image, "probabilities" or "logits"; an ensemble always averages probabilities.
       scales: of protocol multi_scale; None are the paper's.
       checkpoint: of each run "latest", "best" (by the validation split's error; without one by the test split's, and
         then its test error is a selected one), or a step. A run that keeps averaged parameters is tested with them.
       split: in TFDS's syntax; None is the config's test split.
       data_dir: where the data sets lie; None is the config's.
-      save_scores: where the workdirs' scores are kept: a file NAME.npz for a single one, or a folder, in which each
-        gets one with the name of its workdir.
+      save_scores: where the nets' scores are kept: a file NAME.npz for a single one, or a folder, in which each gets
+        one with the name of its workdir or weight file.
       batch_size: images of one step, fewer where the protocol sees more of an image; None is the config's.
       workers: processes that decode; None is the config's.
       recompute_statistics: training batches over which to average the statistics of batch normalization first;
@@ -58,24 +62,33 @@ def evaluate(
 
     Returns:
       {"members": [{"member", "loss", "error_top1", "error_top5" (fractions), "count", "protocol", "split", "step"}
-      for each workdir, then each file]}, and with several "ensemble", such an entry without a step.
+      for each workdir, then each weight file and each file of scores]}, and with several "ensemble", such an entry.
+      Only a workdir's has a step.
 
     Raises:
       FileNotFoundError: a workdir that holds no run or no checkpoint, or a data set or file that is missing.
       ValueError: no member, members of different images, or an unknown protocol, split or checkpoint.
     """
-    if not workdirs and not scores:
-        raise ValueError("there is nothing to evaluate: name a workdir or a file of scores")
+    if not workdirs and not weights and not scores:
+        raise ValueError("there is nothing to evaluate: name a workdir, a weight file or a file of scores")
     for key, value, lowest in (("batch_size", batch_size, 1), ("workers", workers, 0)):
         if value is not None and value < lowest:
             raise ValueError(f"{key}={value}: must be at least {lowest}")
     saved = [Scores.load(path) for path in scores]
-    names = _distinct([Path(workdir).resolve().name for workdir in workdirs], [member.member for member in saved])
+    own_names = [*(Path(workdir).resolve().name for workdir in workdirs), *(Path(path).stem for path in weights)]
+    names = _distinct(own_names, [member.member for member in saved])
     files = _score_files(save_scores, names)
     mesh = data_mesh()
     tests = []
-    for workdir in workdirs:
-        net = TrainedNet.restore(Workdir(workdir), checkpoint=checkpoint, mesh=mesh)
+    nets = [TrainedNet.restore(Workdir(workdir), checkpoint=checkpoint, mesh=mesh) for workdir in workdirs]
+    if weights:
+        if recompute_statistics:
+            raise ValueError("recompute_statistics needs the training's config: a workdir, not a weight file")
+        if config is None and not nets:
+            raise ValueError("a weight file does not say on what data to test it: name a config, or a workdir besides")
+        described = nets[0].config if config is None else config
+        nets += [TrainedNet.from_weights(path, config=described, mesh=mesh) for path in weights]
+    for net in nets:
         made = make_protocol(protocol, net.input, average=average, scales=scales)
         tests.append(_Test.of(net, made, split=split, data_dir=data_dir, recompute_batches=recompute_statistics))
     _check_same_split([*((test.info.name, test.split) for test in tests), *((s.dataset, s.split) for s in saved)])

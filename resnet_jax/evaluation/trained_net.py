@@ -1,6 +1,7 @@
-"""The net that a run has trained: read from its workdir, with its statistics recomputed if wanted."""
+"""A net to be tested: read from a run's workdir, with its statistics recomputed if wanted, or from a weight file."""
 
 import dataclasses
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,8 +23,9 @@ from resnet_jax.data.datasets import DatasetInfo
 from resnet_jax.data.feeds import Feed, ResidentFeed, StreamedFeed
 from resnet_jax.data.input_description import InputDescription
 from resnet_jax.data.statistics import statistics_of
-from resnet_jax.distributed import replicated
+from resnet_jax.distributed import replicate, replicated
 from resnet_jax.models.resnet import ResNet
+from resnet_jax.pretrained.weights import load_weights
 from resnet_jax.training.batch_statistics import recompute_statistics
 from resnet_jax.training.state import Progress, TrainState
 from resnet_jax.workdir import Workdir
@@ -34,17 +36,17 @@ class TrainedNet:
     """A net as it is tested.
 
     Attributes:
-      config: of the run, resolved.
+      config: of the run, or what says on which data the net is tested.
       input: what the net expects of its input.
       model: the module.
-      step: of the checkpoint.
+      step: of the checkpoint; None for a weight file.
       variables: {"params", "batch_stats"}, on all devices of a mesh; the averaged ones where the run keeps averages.
     """
 
     config: Any
     input: InputDescription
     model: ResNet
-    step: int
+    step: int | None
     variables: dict
 
     @classmethod
@@ -62,6 +64,16 @@ class TrainedNet:
         with Checkpoints(files.checkpoints, read_only=True) as checkpoints:
             step, (state, _) = checkpoints.restore(checkpoint, like)
         return cls(config, input, model, step, state.evaluated_variables)
+
+    @classmethod
+    def from_weights(cls, path: str | os.PathLike, *, config: Any, mesh: Mesh) -> "TrainedNet":
+        """Reads a weight file; raises as `load_weights` does, and ValueError if it does not say what input it takes."""
+        file = load_weights(path)
+        if file.input is None:
+            raise ValueError(
+                f"{path} does not say what input its net expects: save it with save_pretrained(..., input=)"
+            )
+        return cls(config, file.input, file.model, None, replicate(jax.tree.map(jnp.asarray, file.variables), mesh))
 
     def with_recomputed_statistics(
         self, info: DatasetInfo, mesh: Mesh, *, batches: int, workers: int | None
