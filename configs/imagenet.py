@@ -8,12 +8,14 @@ paper         Section 3.4: the shorter side uniform in [256, 480], a random 224x
               when the validation error has not fallen for 5 evaluations (the paper says "plateaus", not how long),
               momentum 0.9, weight decay 1e-4, no warm-up, 600,000 steps.
 goyal90       Goyal et al. 2017: random area and aspect, 90 epochs, rate 0.1 per 256 images divided by 10 after 30, 60
-              and 80 epochs, 5 epochs of warm-up from 0.1, Nesterov momentum, a block's last gamma 0, stride in the 3x3.
+              and 80 epochs, 5 epochs of warm-up from 0.1, Nesterov momentum, a block's last gamma 0, stride in the 3x3
+              of bottlenecks, batch norm over 32. A batch below 256 needs schedule.warmup_start=0.
 modern_short  "ResNet strikes back" (Wightman et al. 2021), A3: 100 epochs at 160 pixels, tested at 224; LAMB, binary
-              cross-entropy, mixup, CutMix, RandAugment, cosine.
+              cross-entropy, mixup, CutMix, RandAugment, cosine; stride in the 3x3, batch norm over 128. Its RandAugment
+              has noise on the magnitude and timm's operations; here there is none, and they are torchvision's.
 modern_long   As torchvision's second weights (2021): 600 epochs at 176 pixels, tested at 224; SGD, label smoothing,
-              mixup, CutMix, TrivialAugment, cosine, averaged parameters. Without its random erasing and repeated
-              augmentation.
+              mixup, CutMix, TrivialAugment, cosine, averaged parameters; stride in the 3x3, batch norm over 128.
+              Without its random erasing and repeated augmentation.
 
 Command:  resnet-jax prepare imagenet2012 --source=FOLDER_WITH_THE_ORIGINAL_TARS
           resnet-jax measure imagenet2012
@@ -23,7 +25,8 @@ Command:  resnet-jax prepare imagenet2012 --source=FOLDER_WITH_THE_ORIGINAL_TARS
           channel means and components are used. On a small device, the same result in eight parts a step:
           --config.train.accumulation_steps=8
 Cost:     154 million images (paper), 115 (goyal90), 128 (modern_short), 769 (modern_long); floating-point operations
-          are 6 times an image's multiply-adds: 1.8, 3.6, 3.8, 7.6, 11.3 G for 18, 34, 50, 101, 152 layers at 224.
+          are 6 times an image's multiply-adds: 1.8, 3.6, 3.8, 7.6, 11.3 G for 18, 34, 50, 101, 152 layers at 224
+          (with the stride in the 3x3: 4.1, 7.8, 11.5), about half of that at 160, 0.6 of it at 176 pixels.
 Result:   the paper's errors in %, validation, 10-crop: top-1 plain18 27.94, resnet18A 27.88, plain34 28.54, resnet34A
           25.03, resnet34B 24.52, resnet34C 24.19, resnet50 22.85, resnet101 21.75, resnet152 21.43 (Tables 2 and 3).
           Goyal et al. report 23.60 for resnet50 (centre), "ResNet strikes back" 21.95 for A3.

@@ -16,6 +16,7 @@ _HOME = {
     "initialize": "models.registry",
     "list_models": "models.registry",
     "load_pretrained": "pretrained.weights",
+    "load_weights": "pretrained.weights",
     "load_workdir": "evaluation.run",
     "report": "analysis.report",
     "load_config": "config_files",

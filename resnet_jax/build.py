@@ -137,9 +137,10 @@ def _streamed_parts(config: Any, info: DatasetInfo, mesh: Mesh, train_step: Call
     statistics = statistics_of(info, config.data.statistics)
     batches = build_train_batches(config, info)
     batches.examples.check_some()
-    prepare = build_prepare(config, info, statistics, mesh)
+    input = build_input(config, info, statistics)
+    prepare = build_prepare(config, input, mesh)
     return {
-        "input": build_input(config, info, statistics),
+        "input": input,
         "splits": _open_splits(config, info, mesh, {}),
         "feed": StreamedFeed(batches, mesh, total_steps=config.steps.total, workers=config.data.workers),
         "make_call": lambda steps: make_streamed_step(train_step, prepare, mesh),
@@ -206,17 +207,16 @@ def build_input(config: Any, info: DatasetInfo, statistics: PixelStatistics) -> 
     )
 
 
-def build_prepare(config: Any, info: DatasetInfo, statistics: PixelStatistics, mesh: Mesh) -> Callable:
+def build_prepare(config: Any, input: InputDescription, mesh: Mesh) -> Callable:
     """What happens to streamed training images on the devices, see `make_prepare`."""
-    input = build_input(config, info, statistics)
     return make_prepare(
         mesh,
         seed=config.seed,
         mean=input.mean,
         std=input.std,
         pca_std=config.data.pca_std,
-        eigenvalues=statistics.eigenvalues,
-        eigenvectors=statistics.eigenvectors,
+        eigenvalues=input.color_values,
+        eigenvectors=input.color_vectors,
         mixup_alpha=config.data.mixup,
         cutmix_alpha=config.data.cutmix,
         batch_size=config.train.batch_size,

@@ -51,7 +51,7 @@ def resolve(config: ConfigDict, *, train_examples: int, device_count: int) -> Fr
 
     Returns:
       The config with `steps`: `total`, `warmup`, `boundaries` (a tuple), `evaluate_every` and
-      `checkpoint_every`, all in optimizer steps.
+      `checkpoint_every`, all in optimizer steps; and `train_examples`.
 
     Raises:
       ValueError: as `check`; also a batch that the devices cannot share equally or the split cannot fill.
@@ -68,7 +68,8 @@ def resolve(config: ConfigDict, *, train_examples: int, device_count: int) -> Fr
             f"train.batch_size={batch_size}: more than the {train_examples} images of "
             f"data.train_split={values['data.train_split']!r}"
         )
-    return FrozenConfigDict(nest(values | _derive_steps(values, train_examples=train_examples)))
+    steps = {**_derive_steps(values, train_examples=train_examples), "steps.train_examples": train_examples}
+    return FrozenConfigDict(nest(values | steps))
 
 
 def differing_keys(a: ConfigDict, b: ConfigDict) -> list[str]:
@@ -158,7 +159,10 @@ def _check_schedule(values: Mapping[str, Any]) -> None:
         if warmup != "linear" and value > 0:
             raise ValueError(f"schedule.{key}={value}: needs schedule.warmup=linear, not {warmup}")
     if start > (highest := learning_rate(values)):
-        raise ValueError(f"schedule.warmup_start={start}: must be at most the rate it leads to, {highest:g}")
+        raise ValueError(
+            f"schedule.warmup_start={start}: must be at most the rate it leads to, {highest:g}; a batch below "
+            "schedule.reference_batch_size needs no warm-up from there: set schedule.warmup_start=0"
+        )
     if values["schedule.name"] == "piecewise" and not values["schedule.boundaries"]:
         raise ValueError("schedule.boundaries=(): schedule.name=piecewise needs one; no drop is constant")
 
@@ -169,13 +173,23 @@ def learning_rate(values: Mapping[str, Any]) -> float:
     return rate if reference is None else rate * values["train.batch_size"] / reference
 
 
+_STREAMED = (
+    *(f"data.{key}" for key in ("statistics", "image_size", "crop", "short_sides", "crop_area", "crop_aspect")),
+    *(f"data.{key}" for key in ("resize", "pca_std", "policy", "policy_operations", "policy_magnitude")),
+    *(f"data.{key}" for key in ("mixup", "cutmix", "unreadable", "workers")),
+    *("evaluate.image_size", "evaluate.short_side"),
+)
+
+
 def _check_pipeline(values: Mapping[str, Any]) -> None:
     if values["data.pipeline"] == "resident":
-        # What the base config has is off, or means nothing to images that are taken as they are.
-        for key in ("pca_std", "policy", "mixup", "cutmix", "unreadable", "statistics"):
-            if (value := values[f"data.{key}"]) != KEYS[f"data.{key}"].default:
-                raise ValueError(f"data.{key}={value}: needs data.pipeline=streamed, not resident")
+        # What the base config has means nothing to images that are taken as they are.
+        for key in _STREAMED:
+            if (value := values[key]) != KEYS[key].default:
+                raise ValueError(f"{key}={value}: needs data.pipeline=streamed, not resident")
         return
+    if (calls := values["train.steps_per_dispatch"]) not in (None, 1):
+        raise ValueError(f"train.steps_per_dispatch={calls}: needs data.pipeline=resident, not streamed")
     for key, whole, highest in (("short_sides", True, math.inf), ("crop_area", False, 1), ("crop_aspect", False, 1e3)):
         value = values[f"data.{key}"]
         kind = "two whole numbers" if whole else "two numbers"

@@ -91,11 +91,15 @@ KEYS: dict[str, Rule] = {
     "optimizer.name": Rule("str", "sgd", "lamb: for large batches", OPTIMIZERS),
     "optimizer.momentum": Rule("float", 0.9, "of SGD; LAMB's first moment", minimum=0, below=1),
     "optimizer.nesterov": Rule("bool", False, "the paper's is not"),
-    "optimizer.weight_decay": Rule("float", 1e-4, "L2, added before the momentum", minimum=0),
+    "optimizer.weight_decay": Rule(
+        "float", 1e-4, "SGD: L2, before the momentum; LAMB: after Adam's scaling", minimum=0
+    ),
     "optimizer.clip_norm": Rule("float", None, "longest gradient", above=0, none=True),
-    "optimizer.decay": Rule("str", "kernels", "kernels: convolutions and dense only", ("kernels", "all")),
+    "optimizer.decay": Rule(
+        "str", "kernels", "kernels: convolutions and dense only; LAMB scales the same", ("kernels", "all")
+    ),
     "schedule.name": Rule("str", "piecewise", "of the learning rate", SCHEDULES),
-    "schedule.learning_rate": Rule("float", 0.1, "the highest", above=0),
+    "schedule.learning_rate": Rule("float", 0.1, "the highest; see reference_batch_size", above=0),
     "schedule.reference_batch_size": Rule("int", None, "rates are for this batch, and scale", minimum=1, none=True),
     "schedule.unit": Rule("str", "steps", "of boundaries and warmup_duration", (*UNITS, "percent")),
     "schedule.boundaries": Rule("numbers", (32_000, 48_000), "piecewise: when the rate drops", above=0),
@@ -113,7 +117,7 @@ KEYS: dict[str, Rule] = {
     "evaluate.short_side": Rule("int", 256, "streamed: shorter side before the crop", minimum=8),
     "evaluate.train_split": Rule("str", None, "for the record's training error; None: data.train_split", none=True),
     "evaluate.every": Rule("number", 1000, "in train.unit", above=0),
-    "checkpoint.every": Rule("number", 1000, "in train.unit; each is evaluated, too", above=0),
+    "checkpoint.every": Rule("number", 1000, "in train.unit; each is tested, too, outside a plateau's count", above=0),
     "checkpoint.keep_latest": Rule("int", 2, "checkpoints kept by age", minimum=1),
     "checkpoint.keep_best": Rule("int", 1, "kept by validation error, else test error", minimum=0),
 }

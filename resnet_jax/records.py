@@ -47,7 +47,7 @@ _SCHEMA = {
     "peak_bytes_source": f"{_TEXT} or null",
 }
 # `resumed_from_step`: the times are those of the last process, which began there; null or absent for a run in one go.
-# `unreadable_images`: training images that the last process left out, each time one came up. `pixel_statistics`: where
+# `unreadable_images`: training images that were left out, each time one came up. `pixel_statistics`: where
 # mean and standard deviation are from.
 _OPTIONAL = {
     "validation": _EVALUATION,

@@ -5,13 +5,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from resnet_jax.config import differing_keys
+from resnet_jax.config import differing_keys, flatten
 from resnet_jax.config_files import from_json, to_json
 from resnet_jax.data.input_description import InputDescription
 from resnet_jax.records import write_text_atomically
 
-# Where the data lies and how many processes decode it may differ between machines without changing the run.
-_MAY_DIFFER = ("data.data_dir", "data.statistics", "data.workers")
+# Where the data lies and how many processes decode it may differ between machines without changing the run; and what is
+# to be done at a fault, of which there was none before it was answered with a stop.
+_MAY_DIFFER = ("data.data_dir", "data.statistics", "data.workers", "data.unreadable", "train.non_finite")
 
 
 class Workdir:
@@ -62,8 +63,16 @@ class Workdir:
         """Makes the folder this run's own: writes the resolved config and what the net expects of its input.
 
         Raises:
-          ValueError: the folder's run was trained on other images.
+          ValueError: the folder's run was trained on other images, or more or fewer of them.
         """
+        there = flatten(self.read_config()) if self.config.is_file() else {}
+        now = {key: value for key, value in flatten(resolved).items() if key.startswith("steps.")}
+        differing = [f"{key} {there[key]} there, {now[key]} now" for key in now if there.get(key, now[key]) != now[key]]
+        if differing:
+            raise ValueError(
+                f"the run in {self.path} was trained on another number of images ({'; '.join(differing)}); point "
+                "data.data_dir at the same data, or choose another workdir"
+            )
         if self.input.is_file() and not InputDescription.load(self.input).same_as(input):
             raise ValueError(
                 f"the run in {self.path} was trained on other images: their shape, mean or class names differ from "

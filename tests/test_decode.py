@@ -205,8 +205,8 @@ BROKEN = {
     "noise": (noise().tobytes(), "cannot identify"),
     "only a JPEG's first bytes": (JPEG[:3], "cannot identify"),
     "JPEG's header": (JPEG[:200], "."),
-    "half a JPEG": (encode(noise(), "JPEG")[:1500], "truncated"),
-    "JPEG without an end": (JPEG[:-2], "truncated"),
+    "half a JPEG": (encode(noise(), "JPEG")[:1500], "Premature end of JPEG file"),
+    "JPEG without an end": (JPEG[:-2], "Premature end of JPEG file"),
     "half a PNG": (encode(noise(), "PNG")[:2000], "truncated"),
     "half a BMP": (encode(noise(), "BMP")[:2000], "BMP of 40 x 60 pixels ends after 2000 bytes"),
     "half a grey BMP": (encode(noise()[..., 0], "BMP")[:2000], "truncated"),
@@ -378,6 +378,14 @@ def test_decoding_that_ends_below_the_box_gives_the_pixels_of_the_whole(subsampl
     for top, height in [(0, 1), (0, 15), (0, 16), (0, 17), (3, 44), (30, 34), (63, 1), (64, 16), (100, 31)]:
         box = decode_box(file.getvalue(), (top, 5, height, 60), (height, 60), resize="area")
         np.testing.assert_array_equal(box, whole[top : top + height, 5:65], err_msg=f"{top}, {height}")
+
+
+def test_a_gap_before_the_end_is_found_where_the_whole_image_is_decoded():
+    encoded = encode(noise(), "JPEG")[:1500] + b"\xff\xd9"
+    with pytest.raises(UndecodableImage, match="premature end of data"):
+        decode(encoded)
+    with pytest.raises(UndecodableImage, match="premature end of data"):
+        decode_box(encoded, (0, 0, HEIGHT, WIDTH), (HEIGHT, WIDTH), resize="area")
 
 
 def test_a_file_that_is_cut_off_is_found_whatever_the_box():

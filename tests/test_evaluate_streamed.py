@@ -38,6 +38,8 @@ COUNT = 21
 SCALES = (32, 44, 48)
 PROTOCOLS = (("center", {}), ("ten_crop", {}), ("ten_crop", {"average": "logits"}), ("multi_scale", {"scales": SCALES}))
 OPTIONS = {"width": 4, "stage_sizes": (1, 1)}
+STREAMED_KEYS = ("image_size", "short_sides", "statistics", "workers")
+STREAMED_KEYS = (*(f"data__{key}" for key in STREAMED_KEYS), "evaluate__short_side")
 MEAN, STD = np.full(3, 120, np.float32), np.full(3, 60, np.float32)
 
 
@@ -203,6 +205,7 @@ def make_run(flowers, tmp_path_factory):
             "train.batch_size": "8",
             **{key.replace("__", "."): value for key, value in changes.items()},
         }
+        settings = {key: value for key, value in settings.items() if value is not None}
         config = resolve(load_config("digits", settings), train_examples=COUNT, device_count=8)
         files = Workdir(folder / name)
         files.path.mkdir(parents=True)
@@ -332,6 +335,7 @@ def test_what_is_wrong_is_found_before_anything_is_scored(runs, make_run, tmp_pa
     others = make_run("others", data__test_split="test[:9]")
     with pytest.raises(ValueError, match=r"found split 'test' of 'flowers', 'test\[:9\]' of 'flowers'"):
         evaluate([*runs, others])
-    resident = make_run("resident", data__pipeline="resident", data__statistics="None")
+    # Images of one size, which the config would keep in device memory.
+    resident = make_run("resident", **dict.fromkeys(STREAMED_KEYS, None), data__pipeline="resident")
     with pytest.raises(ValueError, match="protocol='ten_crop' needs images of varying size"):
         evaluate([resident], protocol="ten_crop")

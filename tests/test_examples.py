@@ -1,6 +1,7 @@
 """Examples by their index: the same from ArrayRecord and TFRecord files, with wrong labels and files named."""
 
 import io
+import shutil
 
 import numpy as np
 import pytest
@@ -9,9 +10,11 @@ from PIL import Image
 from tfrecord_files import as_tfrecord
 
 from resnet_jax.data.arrays import load_arrays
+from resnet_jax.data.augment import TrainView
 from resnet_jax.data.datasets import dataset_info, split_size
 from resnet_jax.data.decode import UndecodableImage, decode
 from resnet_jax.data.examples import Examples
+from resnet_jax.data.streaming import TrainBatches
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +56,25 @@ def test_decoding_goes_through_and_a_broken_file_is_named(info):
     assert label == 3
     with pytest.raises(UndecodableImage, match=r"^data set 'colors', split 'train', example 7 \(image7.jpg\): "):
         examples.decoded(7, decode)
+
+
+@pytest.mark.parametrize("form", ["array_record", "tfrecord"])
+def test_a_damaged_record_is_named_and_can_be_left_out(folders, form, tmp_path):
+    copy = shutil.copytree(folders[form], tmp_path / form)
+    path = next(path for path in sorted((copy / "colors" / "1.0.0").iterdir()) if "train" in path.name)
+    content = bytearray(path.read_bytes())
+    # In the midst of an image that no other record shares.
+    place = content.index(encoded_image(2)[-60:-20])
+    content[place : place + 40] = bytes(40)
+    path.write_bytes(content)
+    examples = Examples(dataset_info("colors", data_dir=copy), "train")
+    with pytest.raises(UndecodableImage, match="^data set 'colors', split 'train', example 2: its record is damaged: "):
+        examples[2]
+    assert examples.where(2) == "data set 'colors', split 'train', example 2"
+    view = TrainView(image_size=8, crop="inception")
+    batches = TrainBatches(examples, view, seed=0, batch_size=23, unreadable="skip")
+    order = [batches.example_at(position) for position in range(23)]
+    np.testing.assert_array_equal(batches[0].weight == 0, [index in (2, 7) for index in order])
 
 
 def test_a_sample_of_labels_is_checked_at_once(info):

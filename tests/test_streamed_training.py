@@ -8,6 +8,7 @@ from test_loop import StopAt, assert_same_run, everything
 from resnet_jax.config_files import load_config
 from resnet_jax.data.input_description import InputDescription
 from resnet_jax.data.statistics import measure
+from resnet_jax.records import read_metrics
 from resnet_jax.training.loop import train
 from resnet_jax.workdir import Workdir
 
@@ -78,13 +79,14 @@ def test_a_stopped_run_goes_on_and_ends_bit_for_bit_like_one_that_was_not(stop, 
 
 
 def test_accumulation_gives_the_parameters_of_the_large_step(small, tmp_path):
-    train(small(train__duration=4, model__bn_group_size=1), tmp_path / "one")
-    train(small(train__duration=4, model__bn_group_size=1, train__accumulation_steps=4), tmp_path / "four")
+    # One step: later ones multiply what rounding leaves.
+    train(small(train__duration=1, model__bn_group_size=1), tmp_path / "one")
+    train(small(train__duration=1, model__bn_group_size=1, train__accumulation_steps=4), tmp_path / "four")
     one, four = everything(tmp_path / "one"), everything(tmp_path / "four")
     assert one.keys() == four.keys()
     for name, value in one.items():
         scale = max(np.abs(value).max(), 1e-6)
-        np.testing.assert_allclose(four[name] / scale, value / scale, atol=2e-4, err_msg=name)
+        np.testing.assert_allclose(four[name] / scale, value / scale, atol=2e-5, err_msg=name)
 
 
 def test_images_that_cannot_be_decoded_stop_the_run_or_are_left_out_and_counted(small, tmp_path):
@@ -147,7 +149,63 @@ def test_labels_that_are_no_classes_stop_before_training(data_dir, small, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
-def test_resident_pipeline_refuses_images_of_many_sizes(small, tmp_path):
-    changes = {"data__pipeline": "resident", "data__pca_std": 0.0}
+def test_resident_pipeline_refuses_images_of_many_sizes(data_dir, tmp_path):
+    config = load_config("digits", {"data.name": "colors", "data.data_dir": str(data_dir)})
     with pytest.raises(ValueError, match="different sizes have to be streamed: data.pipeline=streamed"):
+        train(config, tmp_path / "run")
+
+
+def test_a_run_that_leaves_images_out_ends_with_a_count_and_counts_over_a_stop(small, tmp_path):
+    changes = {"data__name": "broken", "data__unreadable": "skip", "data__test_split": "test[4:]"}
+    config = small(**changes, evaluate__train_split="train")
+    record = train(config, tmp_path / "whole")
+    # 384 positions of the stream are 8 epochs of 44 and 32 more; two images of an epoch are broken.
+    assert record["train"]["count"] == 42
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "stopped", writers=[StopAt(6)])
+    resumed = train(config, tmp_path / "stopped")
+    assert resumed["resumed_from_step"] == 4
+    assert resumed["unreadable_images"] == record["unreadable_images"]
+    assert_same_run(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_a_run_that_stopped_at_an_unreadable_image_goes_on_without_it(small, tmp_path):
+    changes = {"data__name": "broken", "data__test_split": "test[4:]", "evaluate__train_split": "train[4:24]"}
+    with pytest.raises(ValueError, match="data.unreadable=skip leaves such images out"):
         train(small(**changes), tmp_path / "run")
+    assert train(small(**changes, data__unreadable="skip"), tmp_path / "run")["steps"] == 12
+
+
+def test_checkpoints_between_evaluations_do_not_hasten_a_plateau(small, tmp_path):
+    """The validation error stalls at once: three evaluations without improvement, then the rate falls."""
+    changes = {"schedule__patience": 3, "schedule__min_improvement": 0.9, "train__duration": 10, "evaluate__every": 2}
+    rates = {}
+    for every in (1, 2):
+        workdir = tmp_path / str(every)
+        train(small(**changes, checkpoint__every=every, train__log_every=1), workdir)
+        steps, values = read_metrics(Workdir(workdir).metrics)["train/learning_rate"]
+        rates[every] = dict(zip(steps.tolist(), values.tolist(), strict=True))
+    assert rates[1] == rates[2]
+    assert len(set(rates[1].values())) > 1
+
+
+def test_another_number_of_images_is_another_run(small, finished, tmp_path):
+    import shutil
+
+    copy = shutil.copytree(finished[0], tmp_path / "copy")
+    (copy / "record.json").unlink()
+    text = Workdir(copy).config.read_text()
+    assert '"train_examples": 44' in text
+    Workdir(copy).config.write_text(text.replace('"train_examples": 44', '"train_examples": 45'))
+    with pytest.raises(ValueError, match="another number of images .steps.train_examples 45 there, 44 now"):
+        train(small(), copy)
+
+
+def test_other_statistics_are_another_run(small, finished, data_dir, tmp_path):
+    import shutil
+
+    copy = shutil.copytree(finished[0], tmp_path / "copy")
+    (copy / "record.json").unlink()
+    other = measure("colors", data_dir=data_dir, image_size=32, short_side=40, output=tmp_path / "other.npz", workers=0)
+    with pytest.raises(ValueError, match="was trained on other images"):
+        train(small(data__statistics=str(other)), copy)

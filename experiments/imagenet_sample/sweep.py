@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from resnet_jax import evaluate, load_config, measure, train
-from resnet_jax.records import read_rows
+from resnet_jax.records import read_record, read_rows
 from resnet_jax.workdir import Workdir
 
 HERE = Path(__file__).parent
@@ -56,13 +56,20 @@ def main() -> None:
     resumed = flags.workdir / "killed"
     killed_at = kill_and_resume(resumed, {**overrides, "seed": 0})
     write("resume.json", {"killed_at_step": killed_at, **compare(runs[0], resumed)})
-    tests = {name: evaluate(list(runs.values()), protocol=name, **options) for name, options in PROTOCOLS.items()}
+    tests = {
+        split: {
+            name: evaluate([*runs.values()], protocol=name, split=split, **given) for name, given in PROTOCOLS.items()
+        }
+        for split in ("validation", "train")
+    }
     write("protocols.json", tests)
     write_table(tests)
 
 
 def kill_and_resume(workdir: Path, overrides: dict[str, Any]) -> int:
     """Kills a run without warning once it has logged a step past KILLED_AFTER, and lets it go on to its end."""
+    if workdir.exists():
+        raise FileExistsError(f"{workdir} is there already: remove it, so that there is a run to kill")
     values = [f"--config.{key}={text(value)}" for key, value in overrides.items()]
     command = [sys.executable, "-m", "resnet_jax", "train", f"--config={CONFIG}", f"--workdir={workdir}", *values]
     files = Workdir(workdir)
@@ -73,7 +80,11 @@ def kill_and_resume(workdir: Path, overrides: dict[str, Any]) -> int:
                 process.send_signal(signal.SIGKILL)
                 break
             time.sleep(0.2)
+    if process.returncode != -signal.SIGKILL:
+        raise RuntimeError(f"the run ended by itself ({process.returncode}) before it could be killed")
     subprocess.run(command, check=True)
+    if not read_record(files.record)["resumed_from_step"]:
+        raise RuntimeError("the second process began anew")
     return steps[-1]
 
 
@@ -120,15 +131,21 @@ def write(name: str, content: dict[str, Any]) -> None:
 
 def write_table(tests: dict[str, Any]) -> None:
     """Puts the table of the protocols into the README, between its marks."""
-    rows = [
-        "| protocol | net | loss | top-1 error, % | top-5 error, % | test images |",
-        "| --- | --- |" + " ---: |" * 4,
-    ]
-    for test in tests.values():
-        for entry in [*test["members"], test["ensemble"]]:
-            errors = (f"{100 * entry[key]:.2f}" for key in ("error_top1", "error_top5"))
-            cells = (entry["protocol"], entry["member"], f"{entry['loss']:.3f}", *errors, str(entry["count"]))
-            rows.append(f"| {' | '.join(cells)} |")
+    columns = ("images of", "protocol", "net", "loss", "top-1 error, %", "top-5 error, %", "images")
+    rows = [f"| {' | '.join(columns)} |", "| --- | --- | --- |" + " ---: |" * 4]
+    for split, protocols in tests.items():
+        for test in protocols.values():
+            for entry in [*test["members"], test["ensemble"]]:
+                errors = (f"{100 * entry[key]:.2f}" for key in ("error_top1", "error_top5"))
+                cells = (
+                    split,
+                    entry["protocol"],
+                    entry["member"],
+                    f"{entry['loss']:.3f}",
+                    *errors,
+                    str(entry["count"]),
+                )
+                rows.append(f"| {' | '.join(cells)} |")
     begin, end = "<!-- protocols: made by sweep.py -->\n", "<!-- end of protocols -->"
     readme = HERE / "README.md"
     before, _, rest = readme.read_text().partition(begin)

@@ -7,9 +7,10 @@ quicker than these or slower than the whole size. Left out after measuring: an o
 gain), and the fast DCT (TensorFlow's default) and upsampling: 3 % quicker, pixels change by 1.2 in the mean and by up
 to 57.
 
-What counts as an image, as for Pillow and TensorFlow: defects that libjpeg only warns of ("extraneous bytes before
-marker") and bytes after the end are passed over; data that ends before the image does is an error, since the rest of
-the pixels would be made up. EXIF orientation is ignored.
+What counts as an image: stray bytes, which ImageNet's files do hold, are passed over ("extraneous bytes before
+marker"), as are bytes after the end; data that ends before the image does is an error, since the rest of the pixels
+would be made up. Where decoding ends early, only a missing end of the file is noticed, not a gap within: whole images
+are decoded by tests and by `resnet-jax measure`, which thereby checks a training set. EXIF orientation is ignored.
 """
 
 import io
@@ -177,8 +178,11 @@ def _decode_jpeg(encoded: bytes, channels: int, eighths: int, rows: int | None) 
         return simplejpeg.decode_jpeg(encoded, _JPEG_COLORS[channels], min_height=min_height, min_width=min_width)
     except UndecodableImage:
         raise
-    except _SIMPLEJPEG_ERRORS:
-        # simplejpeg raises on every defect or on none; Pillow tells a truncated file from one with stray bytes.
+    except _SIMPLEJPEG_ERRORS as error:
+        # Of a file that has a gap and yet an end, Pillow would make up the rest without a word.
+        if "remature end" in str(error):
+            raise UndecodableImage(str(error)) from error
+        # Otherwise simplejpeg raises on every defect or on none; Pillow passes over stray bytes, and what is unusual.
         return _decode_pillow(encoded, channels)
 
 

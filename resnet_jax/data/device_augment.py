@@ -94,8 +94,8 @@ def make_prepare(
     mean: np.ndarray,
     std: np.ndarray,
     pca_std: float,
-    eigenvalues: np.ndarray,
-    eigenvectors: np.ndarray,
+    eigenvalues: np.ndarray | None,
+    eigenvectors: np.ndarray | None,
     mixup_alpha: float,
     cutmix_alpha: float,
     batch_size: int,
@@ -111,12 +111,14 @@ def make_prepare(
       mean: mean image or channel mean, in pixel values.
       std: per channel.
       pca_std: see `pca_color`; 0 for none.
-      eigenvalues: see `pca_color`.
-      eigenvectors: see `pca_color`.
+      eigenvalues: see `pca_color`; None where pca_std is 0.
+      eigenvectors: likewise.
       mixup_alpha: see `mix`.
       cutmix_alpha: see `mix`.
       batch_size: examples over all devices.
     """
+    if pca_std and (eigenvalues is None or eigenvectors is None):
+        raise ValueError(f"pca_std={pca_std}: needs the colours' eigenvalues and eigenvectors")
     color_key, mix_key = named_key(seed, "color"), named_key(seed, "mix")
 
     def prepare(images, labels, weights, step) -> Batch:
@@ -124,7 +126,7 @@ def make_prepare(
             raise ValueError(f"batch_size={batch_size}, but {len(images)} images came; pad with images of weight 0")
         images, labels, weights = jax.lax.with_sharding_constraint((images, labels, weights), split_batch(mesh))
         images = images.astype(jnp.float32)
-        if pca_std:
+        if pca_std and eigenvalues is not None and eigenvectors is not None:
             positions = step * batch_size + jnp.arange(batch_size)
             images = pca_color(
                 images, positions, color_key, std=pca_std, eigenvalues=eigenvalues, eigenvectors=eigenvectors

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import tensorflow_datasets as tfds
+from google.protobuf.message import DecodeError
 
 from resnet_jax.data.datasets import DatasetInfo, builder_of
 from resnet_jax.data.decode import UndecodableImage
@@ -25,6 +26,7 @@ class Examples:
     """Random access to a split; picklable, so that worker processes read their own copy.
 
     Raises (when an example is read):
+      UndecodableImage: its record is damaged.
       ValueError: its label is not among the classes.
     """
 
@@ -57,9 +59,12 @@ class Examples:
 
     def where(self, index: int) -> str:
         """Names an example in a message: data set, split, index, and its file's name if the set keeps it."""
-        name = self._fields(index).get("file_name")
+        try:
+            name = self._fields(index).get("file_name")
+        except UndecodableImage:
+            name = None
         file_name = f" ({name.decode(errors='replace')})" if isinstance(name, bytes) else ""
-        return f"data set {self.info.name!r}, split {self.split!r}, example {index}{file_name}"
+        return f"{self._place(index)}{file_name}"
 
     def decoded(self, index: int, decode: Callable[[bytes], T]) -> tuple[T, int]:
         """An example's image after `decode`, and its label.
@@ -73,7 +78,15 @@ class Examples:
         except UndecodableImage as error:
             raise UndecodableImage(f"{self.where(index)}: {error}") from error
 
+    def _place(self, index: int) -> str:
+        return f"data set {self.info.name!r}, split {self.split!r}, example {index}"
+
     def _fields(self, index: int) -> dict[str, Any]:
-        if self.info.file_format == "array_record":
-            return self._records[index]
-        return self._features.deserialize_example_np(self._records[index], decoders=_DECODERS)
+        try:
+            record = self._records[index]
+            if self.info.file_format == "array_record":
+                return record
+            return self._features.deserialize_example_np(record, decoders=_DECODERS)
+        except (RuntimeError, ValueError, DecodeError) as error:
+            # A checksum that does not agree, or what it passed is no example.
+            raise UndecodableImage(f"{self._place(index)}: its record is damaged: {error}") from error

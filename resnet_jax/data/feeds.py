@@ -1,17 +1,19 @@
 """What a training step takes besides its state: from a set in device memory, or streamed one step ahead of training.
 
-A feed has `arguments(step)`, what the update that turns `step` into step + 1 takes after state and progress; `close()`;
-and `unreadable`, the images given out with weight 0 so far because they could not be decoded.
+A feed has `arguments(step)`, what the update that turns `step` into step + 1 takes after state and progress, and
+`close()`.
 """
 
 from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
 from resnet_jax.data.resident import EpochOrders, ResidentData
-from resnet_jax.data.streaming import HostBatch, Stream, TrainBatches
+from resnet_jax.data.stream import Stream
+from resnet_jax.data.streaming import HostBatch, TrainBatches
 from resnet_jax.distributed import split_batch
 
 _BATCHES_AHEAD = 2
@@ -21,7 +23,6 @@ class ResidentFeed:
     """A whole split, and the orders of the epochs that a step touches; see `make_resident_step`."""
 
     def __init__(self, data: ResidentData, *, seed: int, batch_size: int):
-        self.unreadable = 0
         self._data, self._batch_size = data, batch_size
         self._orders = EpochOrders(seed=seed, count=len(data))
 
@@ -34,37 +35,50 @@ class ResidentFeed:
 
 
 class StreamedFeed:
-    """One batch a step, copied to the devices while earlier steps run; see `make_streamed_step`."""
+    """One batch a step, fetched and copied to the devices while earlier steps run; see `make_streamed_step`."""
 
     def __init__(self, batches: TrainBatches, mesh: Mesh, *, total_steps: int, workers: int | None):
-        self.unreadable = 0
         self._batches, self._mesh = batches, mesh
         self._total_steps, self._workers = total_steps, workers
         self._stream: Stream | None = None
+        self._fetcher: ThreadPoolExecutor | None = None
         self._next_step = 0
-        self._ahead: deque[tuple[int, tuple[Array, Array, Array]]] = deque()
+        self._ahead: deque[Future[tuple[Array, Array, Array]]] = deque()
 
     def arguments(self, step: int) -> tuple[Array, Array, Array]:
         """Images (uint8), labels and weights. Steps come in their order; another one opens the stream there."""
-        if self._stream is None or step != self._next_step:
-            self.close()
-            self._stream = self._batches.stream(first_step=step, stop_step=self._total_steps, workers=self._workers)
+        if self._fetcher is None or step != self._next_step:
+            self._open(step)
         self._next_step = step + 1
-        while len(self._ahead) < min(_BATCHES_AHEAD, self._total_steps - step):
-            batch: HostBatch = next(self._stream)
-            self._ahead.append((int((batch.weight == 0).sum()), self._to_devices(batch)))
-        unreadable, arrays = self._ahead.popleft()
-        self.unreadable += unreadable
-        return arrays
+        batch = self._ahead.popleft().result()
+        if step + _BATCHES_AHEAD < self._total_steps:
+            self._fetch_one()
+        return batch
 
     def close(self) -> None:
         """Ends the workers."""
+        if self._fetcher is not None:
+            self._fetcher.shutdown(cancel_futures=True)
         if self._stream is not None:
             self._stream.close()
-        self._stream = None
+        self._stream = self._fetcher = None
         self._ahead.clear()
 
-    def _to_devices(self, batch: HostBatch) -> tuple[Array, Array, Array]:
+    def _open(self, step: int) -> None:
+        self.close()
+        self._stream = self._batches.stream(first_step=step, stop_step=self._total_steps, workers=self._workers)
+        # One thread, so that batches come in their order.
+        self._fetcher = ThreadPoolExecutor(1)
+        for _ in range(min(_BATCHES_AHEAD, self._total_steps - step)):
+            self._fetch_one()
+
+    def _fetch_one(self) -> None:
+        assert self._fetcher is not None
+        self._ahead.append(self._fetcher.submit(self._next_batch))
+
+    def _next_batch(self) -> tuple[Array, Array, Array]:
+        assert self._stream is not None
+        batch: HostBatch = next(self._stream)
         image, label, weight = (
             jax.make_array_from_process_local_data(split_batch(self._mesh), array) for array in batch
         )

@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
+_COLORS = ("color_values", "color_vectors")
 NORMALIZATIONS = ("pixel_mean", "channel_mean", "channel_mean_std")
 
 
@@ -22,6 +24,8 @@ class InputDescription:
         `image_shape`; None where images are taken as they are.
       resize: how, "area" or "bilinear".
       source: where the statistics are from: "training images", "measured" or "published".
+      color_values: of the colour augmentation that the net was trained with, [c], see `PixelStatistics`; None without.
+      color_vectors: likewise, [c, c].
     """
 
     image_shape: tuple[int, int, int]
@@ -31,12 +35,15 @@ class InputDescription:
     short_side: int | None = None
     resize: str = "area"
     source: str = "training images"
+    color_values: np.ndarray | None = None
+    color_vectors: np.ndarray | None = None
 
     def save(self, path: Path) -> None:
         """Writes the description as an .npz file of plain arrays."""
         path = Path(path)
         names = np.asarray(self.class_names, dtype=np.str_)
         unfinished = path.with_name(f"unfinished_{path.name}")
+        colors = {name: value for name in _COLORS if (value := getattr(self, name)) is not None}
         np.savez(
             unfinished,
             image_shape=np.asarray(self.image_shape),
@@ -46,17 +53,19 @@ class InputDescription:
             short_side=np.asarray(self.short_side or 0),
             resize=np.asarray(self.resize),
             source=np.asarray(self.source),
+            allow_pickle=False,
+            **colors,
         )
         unfinished.replace(path)
 
     def same_as(self, other: "InputDescription") -> bool:
         """Whether both have the same shape, resizing, statistics and class names."""
-        return (
-            (self.image_shape, self.class_names, self.short_side, self.resize)
-            == (other.image_shape, other.class_names, other.short_side, other.resize)
-            and np.array_equal(self.mean, other.mean)
-            and np.array_equal(self.std, other.std)
-        )
+        return (self.image_shape, self.class_names, self.short_side, self.resize) == (
+            other.image_shape,
+            other.class_names,
+            other.short_side,
+            other.resize,
+        ) and all(np.array_equal(getattr(self, name), getattr(other, name)) for name in ("mean", "std", *_COLORS))
 
     @classmethod
     def load(cls, path: Path) -> "InputDescription":
@@ -64,7 +73,8 @@ class InputDescription:
         with np.load(path, allow_pickle=False) as file:
             height, width, channels = (int(side) for side in file["image_shape"])
             names = tuple(str(name) for name in file["class_names"])
-            known = {name: str(file[name]) for name in ("resize", "source") if name in file}
+            known: dict[str, Any] = {name: str(file[name]) for name in ("resize", "source") if name in file}
+            known |= {name: file[name] for name in _COLORS if name in file}
             short_side = int(file["short_side"]) if "short_side" in file else 0
             return cls((height, width, channels), file["mean"], file["std"], names, short_side or None, **known)
 

@@ -4,6 +4,7 @@
 published values.
 """
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from resnet_jax.data.prepare import PathLike
 from resnet_jax.data.streaming import ViewedExamples
 from resnet_jax.data.views import CenterView
 
+_log = logging.getLogger(__name__)
 FILE_NAME = "pixel_statistics.npz"
 _PART = 64
 
@@ -97,6 +99,8 @@ def measure(
 ) -> Path:
     """Computes a training set's pixel statistics and stores them, beside the data unless told otherwise.
 
+    It thereby decodes every image in whole and checks every label, once, before training does.
+
     Args:
       dataset: a prepared set's name.
       data_dir: folder of data sets; None is TFDS's own default.
@@ -131,7 +135,7 @@ def _accumulate(examples: Examples, view: CenterView, *, workers: int | None) ->
     products: Float[np.ndarray, "c c"] | float = 0.0
     with ViewedExamples(examples, view, size=_PART).stream(workers=workers) as parts:
         for part in parts:
-            crops = np.stack([crop for crop, _ in part]).astype(np.float64)
+            crops = np.stack([viewed[0] for viewed in part if viewed is not None]).astype(np.float64)
             total = total + crops.sum(0)
             pixels = crops.reshape(-1, crops.shape[-1])
             products = products + pixels.T @ pixels
@@ -201,6 +205,12 @@ def describe_streamed_input(
             f"the pixel statistics have {len(statistics.channel_mean)} channels, data set {info.name!r} has {channels}"
         )
     mean = statistics.channel_mean
+    if normalization == "pixel_mean" and statistics.mean_image is None:
+        _log.warning(
+            "no mean image of %s is known, so its channels' %s means are subtracted; `resnet-jax measure` makes one",
+            info.name,
+            statistics.source,
+        )
     if normalization == "pixel_mean" and statistics.mean_image is not None:
         mean = statistics.mean_image
         if mean.shape[:2] != (image_size, image_size):
@@ -217,4 +227,6 @@ def describe_streamed_input(
         short_side=short_side,
         resize=resize,
         source=statistics.source,
+        color_values=statistics.eigenvalues,
+        color_vectors=statistics.eigenvectors,
     )

@@ -1,4 +1,4 @@
-"""Batches of images that stay on disk, decoded by worker processes; numpy alone, no jax.
+"""Batches of images that stay on disk, decoded by threads or worker processes, in numpy.
 
 Training reads the same endless stream as a data set in memory: epoch after epoch, each a fresh permutation of all
 examples; batch k holds the stream's positions k * batch_size and on. The example at a position, and how it is cropped,
@@ -8,26 +8,22 @@ same cost: it needs the permutation of that step's epoch and nothing of what was
 
 import functools
 import logging
-import multiprocessing
-import os
-import signal
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import grain
 import numpy as np
-from absl import flags
 from jaxtyping import Float32, Int32, Int64, UInt8
 
 from resnet_jax.data.augment import TrainView, example_rng
-from resnet_jax.data.decode import UndecodableImage, use_one_thread
+from resnet_jax.data.decode import UndecodableImage
 from resnet_jax.data.examples import Examples
+from resnet_jax.data.stream import Stream
 
 UNREADABLE = ("stop", "skip")
 # Decoded by the time that worker processes would need to start.
 _FEW = 1000
-_FEW_CORES = 4
+# Decoded in one go, so that what waits in memory is bounded however large a batch is.
+_ROWS_AT_ONCE = 64
 _log = logging.getLogger(__name__)
 
 
@@ -76,21 +72,33 @@ class TrainBatches:
 
     def __getitem__(self, step: int) -> HostBatch:
         """The batch of the update that turns `step` into step + 1."""
+        return self._decode(step, self.rows)
+
+    @property
+    def parts(self) -> int:
+        """Parts that a batch is decoded in."""
+        return -(-len(self.rows) // _ROWS_AT_ONCE)
+
+    def part(self, key: int) -> HostBatch:
+        """Part `key % parts` of the batch of step `key // parts`."""
+        step, number = divmod(key, self.parts)
+        return self._decode(step, self.rows[number * _ROWS_AT_ONCE : (number + 1) * _ROWS_AT_ONCE])
+
+    def _decode(self, step: int, rows: range) -> HostBatch:
         size, channels = self.view.image_size, self.view.channels
-        images = np.empty((len(self.rows), size, size, channels), np.uint8)
-        labels = np.empty(len(self.rows), np.int32)
-        weights = np.ones(len(self.rows), np.float32)
-        for row, offset in enumerate(self.rows):
+        images = np.empty((len(rows), size, size, channels), np.uint8)
+        labels = np.zeros(len(rows), np.int32)
+        weights = np.ones(len(rows), np.float32)
+        for row, offset in enumerate(rows):
             position = step * self.batch_size + offset
             index = self.example_at(position)
-            encoded, labels[row] = self.examples[index]
+            view = functools.partial(self.view, rng=example_rng(self.seed, position))
             try:
-                images[row] = self.view(encoded, example_rng(self.seed, position))
+                images[row], labels[row] = self.examples.decoded(index, view)
             except UndecodableImage as error:
-                message = f"{self.examples.where(index)}: {error}"
                 if self.unreadable == "stop":
-                    raise UndecodableImage(f"{message}; data.unreadable=skip leaves such images out") from error
-                _log.warning("left out: %s", message)
+                    raise UndecodableImage(f"{error}; data.unreadable=skip leaves such images out") from error
+                _log.warning("left out: %s", error)
                 images[row], weights[row] = 0, 0
         return HostBatch(images, labels, weights)
 
@@ -99,9 +107,32 @@ class TrainBatches:
         epoch, offset = divmod(position, len(self.examples))
         return int(_order(self.seed, epoch, len(self.examples))[offset])
 
-    def stream(self, *, first_step: int, stop_step: int, workers: int | None = None) -> "Stream":
+    def stream(self, *, first_step: int, stop_step: int, workers: int | None = None) -> "BatchStream":
         """The batches from `first_step` up to `stop_step` in their order, decoded ahead of time."""
-        return Stream(self, range(first_step, stop_step), workers=workers)
+        return BatchStream(self, range(first_step, stop_step), workers=workers)
+
+
+class BatchStream(Stream):
+    """Iterates over batches that are decoded in parts; the parts of one batch may come from several workers."""
+
+    def __init__(self, batches: TrainBatches, steps: range, *, workers: int | None):
+        self._parts = batches.parts
+        keys = range(steps.start * self._parts, steps.stop * self._parts)
+        super().__init__(_Parts(batches), keys, workers=workers)
+
+    def __next__(self) -> HostBatch:
+        parts = [super(BatchStream, self).__next__() for _ in range(self._parts)]
+        return (
+            parts[0] if len(parts) == 1 else HostBatch(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+        )
+
+
+class _Parts:
+    def __init__(self, batches: TrainBatches):
+        self._batches = batches
+
+    def __getitem__(self, key: int) -> HostBatch:
+        return self._batches.part(key)
 
 
 @functools.lru_cache(maxsize=4)
@@ -115,116 +146,30 @@ def _order(seed: int, epoch: int, count: int) -> Int64[np.ndarray, " n"]:
 class ViewedExamples:
     """Parts of a split in its order, as a test views them: part k is the examples [k * size, (k + 1) * size).
 
-    A part is a list of (what the view returned, label). An image that cannot be decoded always raises: a test counts
-    every image.
+    A part is a list of (what the view returned, label). An image that cannot be decoded raises, because a test counts
+    every image; with `unreadable="skip"`, for what training left out too, it is None in its place and logged.
     """
 
-    def __init__(self, examples: Examples, view: Callable[[bytes], Any], *, size: int):
-        self.examples, self.view, self.size = examples, view, size
+    def __init__(self, examples: Examples, view: Callable[[bytes], Any], *, size: int, unreadable: str = "stop"):
+        self.examples, self.view, self.size, self.unreadable = examples, view, size, unreadable
 
     def __len__(self) -> int:
         return -(-len(self.examples) // self.size)
 
-    def __getitem__(self, part: int) -> list[tuple[Any, int]]:
-        indices = range(part * self.size, min((part + 1) * self.size, len(self.examples)))
-        return [self.examples.decoded(index, self.view) for index in indices]
+    def __getitem__(self, part: int) -> list[tuple[Any, int] | None]:
+        return [self._viewed(i) for i in range(part * self.size, min((part + 1) * self.size, len(self.examples)))]
 
-    def stream(self, *, workers: int | None = None) -> "Stream":
+    def _viewed(self, index: int) -> tuple[Any, int] | None:
+        try:
+            return self.examples.decoded(index, self.view)
+        except UndecodableImage as error:
+            if self.unreadable == "stop":
+                raise
+            _log.warning("left out: %s", error)
+            return None
+
+    def stream(self, *, workers: int | None = None) -> Stream:
         """All parts in their order, decoded ahead of time; `workers` as for `Stream`, but None is 0 for few images."""
         if workers is None and len(self.examples) < _FEW:
             workers = 0
         return Stream(self, range(len(self)), workers=workers)
-
-
-class Stream:
-    """Iterates over source[k] for k in a range, in order, computed by worker processes ahead of time.
-
-    Worker processes are started anew ("spawn"): a program that trains from a script needs `if __name__ == "__main__":`.
-    `close` ends them; a `with` block does so by itself. How many items are under way is bounded, and so is the memory.
-
-    Args:
-      source: picklable, with `__getitem__(k)`.
-      keys: the range.
-      workers: processes; 0 decodes in threads of this process, one a core. None is 0 on up to four cores: threads start
-        at once and share their memory. On more it is as many processes as cores: Python lets threads of one process
-        run only one at a time for about a tenth of the work.
-    """
-
-    def __init__(self, source: Any, keys: range, *, workers: int | None = None):
-        cores = available_cores()
-        if workers is None:
-            workers = 0 if cores <= _FEW_CORES else cores
-        workers = min(workers, len(keys))
-        threads = 1 if workers else cores
-        # Grain's threads keep what they passed on last, shared memory and all: they end on empty items.
-        endings = 4 * workers
-        dataset = (
-            grain.MapDataset.source(_At(source, keys, endings))
-            .to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
-            .mp_prefetch(
-                grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
-                worker_init_fn=_start_worker,
-            )
-        )
-        if workers and not flags.FLAGS.is_parsed():
-            # Grain reads a flag of its own, which only programs that start with absl's `app.run` have parsed.
-            flags.FLAGS.mark_as_parsed()
-        self._iterator: Any = iter(dataset)
-        self._left = len(keys)
-
-    def __iter__(self) -> Iterator[Any]:
-        return self
-
-    def __next__(self) -> Any:
-        if not self._left:
-            self.close()
-            raise StopIteration
-        self._left -= 1
-        return next(self._iterator)
-
-    def close(self) -> None:
-        """Ends the workers and gives up what they have prepared; a second call does nothing."""
-        if self._iterator is not None:
-            self._iterator.close()
-        # Grain's iterator complains when Python's own end is what it goes with.
-        self._iterator, self._left = None, 0
-
-    def __enter__(self) -> "Stream":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-
-class _At:
-    """A source whose first item is the first key's, and which ends on empty items."""
-
-    def __init__(self, source: Any, keys: range, endings: int):
-        self._source, self._keys, self._endings = source, keys, endings
-
-    def __len__(self) -> int:
-        return len(self._keys) + self._endings
-
-    def __getitem__(self, index: int) -> Any:
-        return self._source[self._keys[index]] if index < len(self._keys) else ()
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _start_worker(index: int, count: int) -> None:
-    del index, count
-    # An interrupt from the keyboard reaches all processes; the main one ends the workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    use_one_thread()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    # A main process that is killed cannot end its workers; they would wait for it, and hold their memory, for ever.
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

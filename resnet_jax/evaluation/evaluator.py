@@ -21,8 +21,8 @@ from resnet_jax.evaluation.streamed_scores import divisible, score_streamed
 from resnet_jax.models.resnet import ResNet
 
 Split = ResidentData | Examples
-Evaluate = Callable[[dict, Split], dict[str, float]]
-Score = Callable[[dict, Split], tuple[np.ndarray, np.ndarray]]
+Evaluate = Callable[..., dict[str, float]]
+Score = Callable[..., tuple[np.ndarray, np.ndarray]]
 
 
 def make_evaluator(
@@ -34,7 +34,9 @@ def make_evaluator(
     input: InputDescription,
     workers: int | None = None,
 ) -> Evaluate:
-    """Returns the function (variables, split) -> {"loss", "error_top1", "error_top5", "count"}.
+    """Returns the function (variables, split, unreadable="stop") -> {"loss", "error_top1", "error_top5", "count"}.
+
+    With unreadable="skip", images on disk that cannot be decoded are left out, and of the count, too.
 
     Args:
       model: the net.
@@ -42,7 +44,7 @@ def make_evaluator(
       protocol: a name of `PROTOCOLS`, with the paper's options.
       batch_size: images per step over all devices, see `make_scorer`.
       input: what the net expects of its input.
-      workers: processes that decode a split on disk; 0 decodes in threads, None takes as many as there are cores.
+      workers: processes that decode a split on disk, see `ViewedExamples.stream`.
 
     Raises:
       ValueError: for an unknown protocol; and, when called, as `make_scorer`'s function does.
@@ -57,9 +59,9 @@ def make_evaluator(
     def add_batch(sums: Sums, variables: dict, batch: Batch) -> Sums:
         return sums + classification_sums(center(model, variables, batch.image), batch.label, batch.weight)
 
-    def evaluate(variables: dict, split: Split) -> dict[str, float]:
+    def evaluate(variables: dict, split: Split, *, unreadable: str = "stop") -> dict[str, float]:
         if isinstance(split, Examples):
-            return errors_of(*score(variables, split))
+            return errors_of(*score(variables, split, unreadable=unreadable))
         refuse_resident(made)
         sums = replicate(Sums.zero(), mesh)
         for start in range(0, len(split), batch_size):
@@ -101,7 +103,7 @@ def make_scorer(model: ResNet, mesh: Mesh, *, protocol: Protocol, batch_size: in
     def score_batch(variables: dict, images, sizes):
         return protocol.scores(model, variables, images, sizes)
 
-    def score(variables: dict, split: Split) -> tuple[np.ndarray, np.ndarray]:
+    def score(variables: dict, split: Split, *, unreadable: str = "stop") -> tuple[np.ndarray, np.ndarray]:
         if isinstance(split, Examples):
             if model.num_classes is None:
                 raise ValueError("a net without a classifier (num_classes=None) has no scores")
@@ -114,6 +116,7 @@ def make_scorer(model: ResNet, mesh: Mesh, *, protocol: Protocol, batch_size: in
                 num_classes=model.num_classes,
                 batch_size=batch_size,
                 workers=workers,
+                unreadable=unreadable,
             )
         refuse_resident(protocol)
         starts = range(0, len(split), resident_batch_size)

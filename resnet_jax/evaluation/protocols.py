@@ -153,7 +153,7 @@ class MultiScale(Protocol):
     average over k x k positions at stride 1, with the k that the net pools over at its own input size (7 at 224
     pixels), then the classifier and the softmax at every position. Probabilities are averaged over an image's positions
     and those of its mirror image, then over scales with equal weights. At its input size, a square image has one
-    position: the centre view.
+    position: with channel means, the centre view.
 
     What the paper leaves open, and how it is here:
       The pooling: windows of k x k. One global average would be the other reading; average="logits" comes close to

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float32, Int32
+from jaxtyping import Array, Bool, Float32, Int32
 
 from resnet_jax.data.examples import Examples
 from resnet_jax.data.streaming import ViewedExamples
@@ -29,7 +29,8 @@ def score_streamed(
     num_classes: int,
     batch_size: int,
     workers: int | None,
-) -> tuple[Float32[np.ndarray, "n classes"], Int32[np.ndarray, " n"]]:
+    unreadable: str = "stop",
+) -> tuple[Float32[np.ndarray, "m classes"], Int32[np.ndarray, " m"]]:
     """Scores every image of a split once.
 
     On the host wait, besides the scores [n, classes], what the workers decode ahead, and at most one unfinished batch
@@ -46,9 +47,10 @@ def score_streamed(
       num_classes: of the net.
       batch_size: images of the net's own input size that the devices take at once; of larger parts they take fewer.
       workers: decoding processes, see `Stream`.
+      unreadable: see `ViewedExamples`.
 
     Returns:
-      Scores and labels in the split's order.
+      Scores and labels in the split's order, of the images that could be decoded.
 
     Raises:
       UndecodableImage: for an image that cannot be decoded; the message names it.
@@ -64,17 +66,21 @@ def score_streamed(
     rows = _Rows(len(examples), num_classes, average=protocol.average)
     labels = np.empty(len(examples), np.int32)
     batches = _Batches(score, rows, rows_of)
-    parts_per_image, index = 1, 0
-    with ViewedExamples(examples, protocol.view, size=protocol.images_per_part).stream(workers=workers) as stream:
-        for viewed, label in (example for several in stream for example in several):
-            parts = viewed if isinstance(viewed, list) else [viewed]
+    parts_per_image = 1
+    readable = np.ones(len(examples), bool)
+    viewed = ViewedExamples(examples, protocol.view, size=protocol.images_per_part, unreadable=unreadable)
+    with viewed.stream(workers=workers) as stream:
+        for index, example in enumerate(example for several in stream for example in several):
+            if example is None:
+                readable[index] = False
+                continue
+            parts = example[0] if isinstance(example[0], list) else [example[0]]
             parts_per_image = len(parts)
             for number, part in enumerate(parts):
                 batches.add(index, number, part, protocol.batch_shape(part.shape))
-            labels[index] = label
-            index += 1
+            labels[index] = example[1]
     batches.finish()
-    return rows.means(parts_per_image), labels
+    return rows.means(parts_per_image, readable), labels[readable]
 
 
 def divisible(batch_size: int, mesh: Mesh) -> int:
@@ -151,17 +157,18 @@ class _Rows:
         self._totals[indices] = self._add(self._totals[indices], scores)
         self._counts[indices] += 1
 
-    def means(self, parts_per_image: int) -> Float32[np.ndarray, "n classes"]:
-        """The rows; RuntimeError unless every image has all of its parts."""
-        wrong = np.flatnonzero(self._counts != parts_per_image)
+    def means(self, parts_per_image: int, readable: Bool[np.ndarray, " n"]) -> Float32[np.ndarray, "m classes"]:
+        """The rows of the readable images; RuntimeError unless each has all of its parts."""
+        wrong = np.flatnonzero(self._counts != parts_per_image * readable)
         if wrong.size:
             raise RuntimeError(
                 f"{wrong.size} of {len(self._counts)} images were not scored once in each of their {parts_per_image} "
                 "parts; every one must count once"
             )
+        totals = self._totals[readable]
         if self._average == "logits":
-            return self._totals / np.float32(parts_per_image)
-        return self._totals - np.log(np.float32(parts_per_image))
+            return totals / np.float32(parts_per_image)
+        return totals - np.log(np.float32(parts_per_image))
 
 
 def _on_devices(array: np.ndarray, mesh: Mesh) -> Array:

@@ -22,7 +22,6 @@ from resnet_jax.data.arrays import load_arrays
 from resnet_jax.data.datasets import DatasetInfo
 from resnet_jax.data.feeds import Feed, ResidentFeed, StreamedFeed
 from resnet_jax.data.input_description import InputDescription
-from resnet_jax.data.statistics import statistics_of
 from resnet_jax.distributed import replicate, replicated
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.pretrained.weights import load_weights
@@ -95,8 +94,7 @@ def _training_images(
 ) -> Iterator[jax.Array]:
     feed: Feed
     if config.data.pipeline == "streamed":
-        statistics = statistics_of(info, config.data.statistics)
-        batch_at = jax.jit(build_prepare(config, info, statistics, mesh))
+        batch_at = jax.jit(build_prepare(config, input, mesh))
         feed = StreamedFeed(build_train_batches(config, info), mesh, total_steps=count, workers=workers)
     else:
         batch_at = jax.jit(build_batches(config, input, mesh))

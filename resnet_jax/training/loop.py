@@ -136,15 +136,13 @@ class _Run:
             if log_due:
                 self.log.push(self.step, self.progress)
                 self.progress = self.fresh_progress()
-                if self.parts.feed.unreadable:
-                    self.writer.write_scalars(self.step, {"train/unreadable": self.parts.feed.unreadable})
             if evaluation_due or checkpoint_due:
                 # Both at either: a checkpoint without errors could never be the best. And a checkpoint must not
                 # hide a step that the run has to stop at.
                 self.log.drain()
                 self.log.check(self.progress)
                 with self.not_training():
-                    errors = self.evaluate_held_out()
+                    errors = self.evaluate_held_out(steer=evaluation_due)
                     if checkpoint_due:
                         self.checkpoints.save(self.step, (self.state, self.progress), errors)
         self.training_seconds = time.perf_counter() - begun - self.other_seconds
@@ -181,20 +179,28 @@ class _Run:
         held_out = {split: data for split, data in self.parts.splits.items() if split != "train"}
         return {split: self.evaluate(self.state.evaluated_variables, data) for split, data in held_out.items()}
 
-    def evaluate_held_out(self) -> dict[str, float]:
-        """Tests and writes; the schedule and the best checkpoint see the validation error, or else the test error."""
+    def evaluate_held_out(self, *, steer: bool) -> dict[str, float]:
+        """Tests and writes; the best checkpoint goes by the validation error, or else the test error.
+
+        So does the schedule, if it is to `steer`: not at a checkpoint that comes between evaluations, because a plateau
+        is so many evaluations long.
+        """
         self.held_out = self.test_errors()
         for split, errors in self.held_out.items():
             scalars = {f"{split}/{name}": value for name, value in errors.items() if name != "count"}
             self.writer.write_scalars(self.step, scalars)
         error = self.held_out.get("validation", self.held_out["test"])["error_top1"]
-        schedule_state = self.after_evaluation(self.state.schedule_state, error)
-        self.state = self.state.replace(schedule_state=replicate(schedule_state, self.parts.mesh))
+        if steer:
+            schedule_state = self.after_evaluation(self.state.schedule_state, error)
+            self.state = self.state.replace(schedule_state=replicate(schedule_state, self.parts.mesh))
         return {"error_top1": error}
 
     def record(self) -> dict:
         """The record of the finished run; all splits are evaluated whole, without augmentation."""
-        train = self.evaluate(self.state.evaluated_variables, self.parts.splits["train"])
+        # What training leaves out cannot be tested either; the count says how many are left.
+        train = self.evaluate(
+            self.state.evaluated_variables, self.parts.splits["train"], unreadable=self.config.data.unreadable
+        )
         tested = {
             split: {key: errors[key] for key in ("error_top1", "error_top5", "count")} | {"protocol": "center"}
             for split, errors in (self.held_out or self.test_errors()).items()
@@ -214,7 +220,7 @@ class _Run:
             "wall_seconds": time.perf_counter() - self.started,
             "images_per_second": speed,
             "compile_seconds": self.compile_seconds,
-            "unreadable_images": self.parts.feed.unreadable,
+            "unreadable_images": int(self.state.unreadable),
             "pixel_statistics": self.parts.input.source,
             **peak_memory(),
         }

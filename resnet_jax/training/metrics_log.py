@@ -72,6 +72,8 @@ class MetricsLog:
         seconds = ready - self._last_ready - line.left_out
         self._last_ready = ready
         scalars = {"train/learning_rate": float(progress.learning_rate), "train/skipped": float(progress.skipped)}
+        if unreadable := int(progress.unreadable):
+            scalars["train/unreadable"] = unreadable
         if float(progress.sums.count):
             means = progress.sums.means()
             scalars |= {"train/loss": means["loss"], "train/error_top1": means["error_top1"]}

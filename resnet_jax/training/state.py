@@ -22,6 +22,7 @@ class TrainState(flax.struct.PyTreeNode):
       opt_state: the optimizer's, e.g. momentum.
       schedule_state: the schedule's, e.g. whether the 110-layer warm-up is over.
       ema: moving averages of parameters and statistics, {"params", "batch_stats"}; {} where none are kept.
+      unreadable: training images that came with weight 0, because they could not be decoded, int32.
     """
 
     step: Any
@@ -30,6 +31,7 @@ class TrainState(flax.struct.PyTreeNode):
     opt_state: Any
     schedule_state: Any
     ema: Any
+    unreadable: Any
 
     @classmethod
     def create(
@@ -45,6 +47,7 @@ class TrainState(flax.struct.PyTreeNode):
             schedule_state=schedule.init(),
             # Copies: a buffer in two places of the state could not be donated.
             ema=jax.tree.map(jnp.array, averaged) if ema else {},
+            unreadable=jnp.zeros((), jnp.int32),
         )
 
     @property
@@ -78,6 +81,7 @@ class Progress(flax.struct.PyTreeNode):
       bad_step: the first of them, int32; -1 if none.
       bad_loss: its loss, float32.
       learning_rate: of the last step, float32.
+      unreadable: images that could not be decoded, int32.
     """
 
     sums: Sums
@@ -85,6 +89,7 @@ class Progress(flax.struct.PyTreeNode):
     bad_step: Any
     bad_loss: Any
     learning_rate: Any
+    unreadable: Any
 
     @classmethod
     def zero(cls) -> "Progress":
@@ -95,9 +100,12 @@ class Progress(flax.struct.PyTreeNode):
             bad_step=jnp.full((), -1, jnp.int32),
             bad_loss=jnp.zeros((), jnp.float32),
             learning_rate=jnp.zeros((), jnp.float32),
+            unreadable=jnp.zeros((), jnp.int32),
         )
 
-    def add(self, sums: Sums, *, finite: Array, step: Array, loss: Array, learning_rate: Array) -> "Progress":
+    def add(
+        self, sums: Sums, *, finite: Array, step: Array, loss: Array, learning_rate: Array, unreadable: Array
+    ) -> "Progress":
         """Counts one batch."""
         first_bad = ~finite & (self.skipped == 0)
         return Progress(
@@ -106,4 +114,5 @@ class Progress(flax.struct.PyTreeNode):
             bad_step=jnp.where(first_bad, step, self.bad_step),
             bad_loss=jnp.where(first_bad, loss, self.bad_loss),
             learning_rate=learning_rate,
+            unreadable=self.unreadable + unreadable,
         )

@@ -81,7 +81,10 @@ def make_train_step(
     def train_step(state: TrainState, progress: Progress, batch: Batch) -> tuple[TrainState, Progress]:
         if ema_decay and not state.ema:
             raise ValueError(f"ema_decay={ema_decay}: the state carries no averages; create it with ema=True")
-        key, weight = jax.random.fold_in(dropout_key, state.step), jnp.sum(batch.weight)
+        key = jax.random.fold_in(dropout_key, state.step)
+        # A batch without a readable image is no reason to divide by 0.
+        weight = jnp.maximum(jnp.sum(batch.weight), 1.0)
+        unreadable = jnp.sum(batch.weight == 0, dtype=jnp.int32)
         if accumulation_steps == 1:
             mean_loss, sums, batch_stats, gradients = differentiate(state, batch, weight, key)
         else:
@@ -104,8 +107,10 @@ def make_train_step(
         if state.ema:
             new = new.averaged(ema_decay)
         kept = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
-        progress = progress.add(sums, finite=finite, step=state.step, loss=mean_loss, learning_rate=rate)
-        return kept.replace(step=state.step + 1), progress
+        progress = progress.add(
+            sums, finite=finite, step=state.step, loss=mean_loss, learning_rate=rate, unreadable=unreadable
+        )
+        return kept.replace(step=state.step + 1, unreadable=state.unreadable + unreadable), progress
 
     return train_step
 

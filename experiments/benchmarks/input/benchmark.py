@@ -16,6 +16,7 @@ from summary import MEMORY_SKIPPED_EPOCHS, summarize
 from resnet_jax.data.datasets import dataset_info
 from resnet_jax.data.examples import Examples
 from resnet_jax.data.prepare import prepare
+from resnet_jax.data.stream import available_cores
 from resnet_jax.records import write_text_atomically
 
 HERE = Path(__file__).resolve().parent
@@ -112,6 +113,8 @@ def measure_throughput(
         # There and back, so that a machine that drifts favours nobody.
         for name in names if repeat % 2 == 0 else reversed(names):
             workers = flags.workers if PIPELINES[name].scales else [1]
+            if PIPELINES[name].threads:
+                workers = [count for count in workers if count <= available_cores()]
             for result in run_job("throughput", source, pipeline=name, workers=workers, seconds=flags.seconds, **shape):
                 measurements.append({"repeat": repeat, "pipeline": name, **result})
                 _print_rates(measurements[-1])

@@ -1,5 +1,6 @@
-"""`TrainBatches.stream`: worker processes read, decode, crop, resize, mirror and batch; the parent gets the batches."""
+"""`TrainBatches.stream`: workers read, decode, crop, resize, mirror and batch, in processes of their own or threads."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -34,6 +35,13 @@ def train_batches(
 
 
 @contextmanager
-def open_batches(source: Source, *, workers: int, **options) -> Iterator[Iterator[np.ndarray]]:
-    with train_batches(source, **options).stream(first_step=0, stop_step=ENDLESS, workers=workers) as stream:
-        yield (batch.image for batch in stream)
+def open_batches(source: Source, *, workers: int, threads: bool = False, **options) -> Iterator[Iterator[np.ndarray]]:
+    batches, cores = train_batches(source, **options), os.sched_getaffinity(0)
+    if threads:
+        # There is one thread for each core that this process may use.
+        os.sched_setaffinity(0, sorted(cores)[:workers])
+    try:
+        with batches.stream(first_step=0, stop_step=ENDLESS, workers=0 if threads else workers) as stream:
+            yield (batch.image for batch in stream)
+    finally:
+        os.sched_setaffinity(0, cores)

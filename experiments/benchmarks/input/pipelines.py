@@ -20,24 +20,39 @@ class Pipeline:
       module: the file beside this one that has `open_batches`.
       options: of `open_batches`.
       scales: measured with every number of workers; otherwise with one alone.
+      threads: its workers are threads, of which there are at most as many as cores.
     """
 
     label: str
     module: str
     options: dict[str, Any] = field(default_factory=dict)
     scales: bool = True
+    threads: bool = False
 
 
 PIPELINES = {
-    "ours_bilinear": Pipeline("resnet_jax, bilinear", "ours", {"resize": "bilinear"}),
+    "ours_bilinear_threads": Pipeline(
+        "resnet_jax, threads, bilinear", "ours", {"resize": "bilinear", "threads": True}, threads=True
+    ),
+    "ours_bilinear": Pipeline("resnet_jax, processes, bilinear", "ours", {"resize": "bilinear"}),
     "tf_bilinear": Pipeline("tf.data fused, bilinear", "tf_data", {"antialias": False}),
-    "ours_area": Pipeline("resnet_jax, area", "ours", {"resize": "area"}),
+    "ours_area_threads": Pipeline(
+        "resnet_jax, threads, area", "ours", {"resize": "area", "threads": True}, threads=True
+    ),
+    "ours_area": Pipeline("resnet_jax, processes, area", "ours", {"resize": "area"}),
     "tf_antialias": Pipeline("tf.data fused, antialias", "tf_data", {"antialias": True}),
     "torch_pillow": Pipeline("PyTorch + Pillow", "torch_loader"),
     "bare_bilinear": Pipeline("decode_box alone, bilinear", "bare", {"resize": "bilinear"}, scales=False),
     "bare_area": Pipeline("decode_box alone, area", "bare", {"resize": "area"}, scales=False),
-    "ours_area_jpeg": Pipeline("resnet_jax, area, JPEG copy", "ours", {"resize": "area", "copy": "jpeg"}, scales=False),
-    "ours_area_bmp": Pipeline("resnet_jax, area, BMP copy", "ours", {"resize": "area", "copy": "bmp"}, scales=False),
+    "ours_area_jpeg": Pipeline(
+        "resnet_jax, threads, area, JPEG copy",
+        "ours",
+        {"resize": "area", "copy": "jpeg", "threads": True},
+        scales=False,
+    ),
+    "ours_area_bmp": Pipeline(
+        "resnet_jax, threads, area, BMP copy", "ours", {"resize": "area", "copy": "bmp", "threads": True}, scales=False
+    ),
 }
 
 

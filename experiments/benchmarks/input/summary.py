@@ -9,11 +9,17 @@ from pipelines import CROPS
 
 # Numerator, denominator, least ratio of their images per second of processor time with one worker, and what it says.
 RATIOS = (
-    ("ours_bilinear", "tf_bilinear", 1.0, "resnet_jax, bilinear, by tf.data fused, bilinear"),
-    ("ours_area", "tf_antialias", 1.3, "resnet_jax, area, by tf.data fused, antialias"),
-    ("ours_bilinear", "bare_bilinear", 0.85, "resnet_jax, bilinear, by decode_box alone"),
-    ("ours_area", "bare_area", 0.85, "resnet_jax, area, by decode_box alone"),
-    ("ours_area_bmp", "ours_area", 3.0, "BMP copy by original"),
+    *(
+        (f"ours_{ours}{kind}", other, least, f"resnet_jax, {way}, {ours}, by {text}")
+        for ours, other, least, text in (
+            ("bilinear", "tf_bilinear", 1.0, "tf.data fused, bilinear"),
+            ("area", "tf_antialias", 1.3, "tf.data fused, antialias"),
+            ("bilinear", "bare_bilinear", 0.85, "decode_box alone"),
+            ("area", "bare_area", 0.85, "decode_box alone"),
+        )
+        for kind, way in (("_threads", "threads"), ("", "processes"))
+    ),
+    ("ours_area_bmp", "ours_area_threads", 3.0, "BMP copy by original"),
 )
 # Queues fill and libraries settle in the first epochs; after them the resident set may grow by this share.
 MEMORY_SKIPPED_EPOCHS = 3
