@@ -150,7 +150,7 @@ def test_labels_that_are_no_classes_stop_before_training(data_dir, small, tmp_pa
 
 
 def test_resident_pipeline_refuses_images_of_many_sizes(data_dir, tmp_path):
-    config = load_config("digits", {"data.name": "colors", "data.data_dir": str(data_dir)})
+    config = load_config("digits", {"data.name": "colors", "data.data_dir": str(data_dir), "train.batch_size": 32})
     with pytest.raises(ValueError, match="different sizes have to be streamed: data.pipeline=streamed"):
         train(config, tmp_path / "run")
 
