@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from resnet_jax.build import Split
 from resnet_jax.data.batch import Batch
 from resnet_jax.data.device_augment import normalize
 from resnet_jax.data.examples import Examples
@@ -20,7 +21,6 @@ from resnet_jax.evaluation.scores import errors_of
 from resnet_jax.evaluation.streamed_scores import divisible, score_streamed
 from resnet_jax.models.resnet import ResNet
 
-Split = ResidentData | Examples
 Evaluate = Callable[..., dict[str, float]]
 Score = Callable[..., tuple[np.ndarray, np.ndarray]]
 
