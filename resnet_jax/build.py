@@ -82,6 +82,10 @@ def build(config: Any) -> Parts:
     info = dataset_info(config.data.name, data_dir=config.data.data_dir)
     check_classes(config, info)
     train_examples = split_size(info, config.data.train_split)
+    # The others too, before the first is read.
+    for split in (config.data.validation_split, config.data.test_split, config.evaluate.train_split):
+        if split is not None:
+            split_size(info, split)
     config = configs.resolve(config, train_examples=train_examples, device_count=jax.device_count())
     mesh, model = data_mesh(), build_model(config, num_classes=info.num_classes)
     optimizer, schedule = build_optimizer(config), build_schedule(config)
@@ -157,7 +161,6 @@ def _open_splits(config: Any, info: DatasetInfo, mesh: Mesh, opened: dict[str, S
 
 def open_split(config: Any, info: DatasetInfo, split: str, mesh: Mesh) -> Split:
     """A split as the config's pipeline reads it: whole on every device, or image by image from disk."""
-    split_size(info, split)
     if config.data.pipeline == "streamed":
         return Examples(info, split)
     return to_device(load_arrays(info, split), mesh)

@@ -174,10 +174,9 @@ def learning_rate(values: Mapping[str, Any]) -> float:
 
 
 _STREAMED = (
-    *(f"data.{key}" for key in ("statistics", "image_size", "crop", "short_sides", "crop_area", "crop_aspect")),
-    *(f"data.{key}" for key in ("resize", "pca_std", "policy", "policy_operations", "policy_magnitude")),
-    *(f"data.{key}" for key in ("mixup", "cutmix", "unreadable", "workers")),
-    *("evaluate.image_size", "evaluate.short_side"),
+    *("data.statistics", "data.image_size", "data.crop", "data.short_sides", "data.crop_area", "data.crop_aspect"),
+    *("data.resize", "data.pca_std", "data.policy", "data.policy_operations", "data.policy_magnitude", "data.mixup"),
+    *("data.cutmix", "data.unreadable", "data.workers", "evaluate.image_size", "evaluate.short_side"),
 )
 
 

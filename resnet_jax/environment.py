@@ -37,7 +37,7 @@ def environment() -> dict[str, Any]:
             "count": len(devices),
             "processes": jax.process_count(),
         },
-        "cpu": {"model": _cpu_model(), "count": _cpu_count()},
+        "cpu": {"model": _cpu_model(), "count": available_cores()},
         "commit": source_commit(Path(__file__).resolve().parent),
     }
 
@@ -110,5 +110,6 @@ def _cpu_model() -> str | None:
     return names[0] if names else platform.machine()
 
 
-def _cpu_count() -> int:
+def available_cores() -> int:
+    """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from resnet_jax.atomic_files import write_text_atomically
+
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 _NUMBER, _COUNT, _FRACTION = "a number", "an integer of at least 0", "a fraction from 0 to 1"
@@ -139,19 +141,6 @@ def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
             raise ValueError(f'{path}, line {number}: expected {{"step": integer, name: value}}, found {line!r}')
         rows.append(restore_non_finite(row))
     return rows
-
-
-def write_text_atomically(path: str | os.PathLike, text: str) -> Path:
-    """Writes a whole file, or leaves the old one as it was if the process is killed. Makes the folder."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".unfinished")
-    with unfinished.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)
-    return path
 
 
 def strict_number(value: Any) -> int | float | str:

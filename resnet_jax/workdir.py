@@ -5,10 +5,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from resnet_jax.atomic_files import write_text_atomically
 from resnet_jax.config import differing_keys, flatten
 from resnet_jax.config_files import from_json, to_json
 from resnet_jax.data.input_description import InputDescription
-from resnet_jax.records import write_text_atomically
 
 # Where the data lies and how many processes decode it may differ between machines without changing the run; and what is
 # to be done at a fault, of which there was none before it was answered with a stop.

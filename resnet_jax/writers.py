@@ -21,6 +21,7 @@ import tqdm
 from tensorboardX.proto import event_pb2, summary_pb2
 
 from resnet_jax import records
+from resnet_jax.atomic_files import write_text_atomically
 
 Scalars = Mapping[str, SupportsFloat]
 
@@ -60,7 +61,7 @@ class JsonLinesWriter:
         path = Path(path)
         kept = records.read_rows(path) if resume_step is not None and path.exists() else []
         lines = [_json_line(row) for row in kept if row["step"] <= (resume_step or 0)]
-        records.write_text_atomically(path, "".join(lines))
+        write_text_atomically(path, "".join(lines))
         self._file = path.open("a", encoding="utf-8")
 
     def write_scalars(self, step: int, scalars: Scalars) -> None:

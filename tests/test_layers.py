@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "resnet_jax"
 # From the ground up; "models" stands for the modules in it too, unless they are named themselves.
 # A module may import from the layers below its own, and from its own name.
 LAYERS = {
-    "ground": ["distributed", "environment", "models.names", "random_keys", "records"],
+    "ground": ["atomic_files", "distributed", "environment", "models.names", "random_keys", "records"],
     "parts": [
         *("config_keys", "config", "config_files", "models", "data"),
         *("training.losses", "evaluation.metrics", "training.schedules"),
@@ -36,6 +36,7 @@ BESIDE = {
     "config": ["config_keys"],
     "config_files": ["config", "config_keys"],
     "evaluation.metrics": ["training.losses"],
+    "records": ["atomic_files"],
     "evaluation": ["checkpoints", "training.batch_statistics"],
     "__main__": ["cli"],
 }

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from colored_images import build_colored_images
 
 from resnet_jax import cli
 from resnet_jax.data.datasets import dataset_info
@@ -130,3 +131,10 @@ def test_a_folder_that_cannot_be_written_stops_before_anything_is_decoded(tmp_pa
     (tmp_path / "file").write_text("")
     assert cli.main(["measure", "digits", f"--data_dir={tmp_path}", f"--output={tmp_path}/file/x.npz"]) == 2
     assert "file" in capsys.readouterr().err
+
+
+def test_a_measure_that_fails_leaves_nothing_behind(tmp_path):
+    build_colored_images(tmp_path, broken=(3,))
+    with pytest.raises(ValueError, match="example 3"):
+        measure("colors", data_dir=tmp_path, image_size=16, short_side=16, output=tmp_path / "out" / "s.npz", workers=0)
+    assert list((tmp_path / "out").iterdir()) == []

@@ -5,6 +5,7 @@ import pytest
 from colored_images import build_colored_images
 from test_loop import StopAt, assert_same_run, everything
 
+from resnet_jax.build import build
 from resnet_jax.config_files import load_config
 from resnet_jax.data.input_description import InputDescription
 from resnet_jax.data.statistics import measure
@@ -209,3 +210,11 @@ def test_other_statistics_are_another_run(small, finished, data_dir, tmp_path):
     other = measure("colors", data_dir=data_dir, image_size=32, short_side=40, output=tmp_path / "other.npz", workers=0)
     with pytest.raises(ValueError, match="was trained on other images"):
         train(small(data__statistics=str(other)), copy)
+
+
+@pytest.mark.parametrize("key", ["data.test_split", "data.validation_split", "evaluate.train_split"])
+def test_an_unknown_split_stops_before_any_is_read(key, data_dir, monkeypatch):
+    monkeypatch.setattr("resnet_jax.build.load_arrays", lambda *_: pytest.fail("a split was read"))
+    config = load_config("digits", {"data.data_dir": str(data_dir), key: "trian"})
+    with pytest.raises(ValueError, match="split='trian' of data set 'digits'"):
+        build(config)

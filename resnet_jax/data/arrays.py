@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int32, UInt8
 
-from resnet_jax.data.datasets import DatasetInfo, split_size
+from resnet_jax.data.datasets import DatasetInfo
 from resnet_jax.data.decode import decode
 from resnet_jax.data.examples import Examples
 
@@ -37,7 +37,6 @@ def load_arrays(info: DatasetInfo, split: str, *, max_bytes: int = MAX_RESIDENT_
         set must be streamed), an image that cannot be decoded, or a label that is no class; the message names the
         example.
     """
-    split_size(info, split)
     examples = Examples(info, split)
     decode_image = partial(decode, channels=info.image_shape[-1])
     first_shape = examples.decoded(0, decode_image)[0].shape

@@ -4,16 +4,18 @@ import difflib
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from resnet_jax.data.prepare import DATASETS, PathLike, default_data_dir, is_prepared, prepare
+from resnet_jax.data.tfrecord import tfrecord_split
 
 _CHANNELS = (1, 3)
 # Ways to prepare a set that is then called otherwise.
 _NO_NAMES = ("image_folder", "tfds_folder")
-_FILE_FORMATS = ("array_record", "tfrecord")
+FILE_FORMATS = ("array_record", "tfrecord")
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,13 @@ def builder_of(directory: Path) -> tfds.core.DatasetBuilder:
     return tfds.builder_from_directory(directory)
 
 
+def serialized_examples(builder: tfds.core.DatasetBuilder, split: str, *, file_format: str) -> Any:
+    """Random access to a split's examples as serialized bytes, in the order that TFDS gives them in; picklable."""
+    if file_format == "tfrecord":
+        return tfrecord_split(builder.info, split)
+    return builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+
+
 def _newest_version(folder: Path) -> Path | None:
     paths = (path for path in folder.glob("*") if re.fullmatch(r"\d+\.\d+\.\d+", path.name))
     return max(
@@ -110,11 +119,11 @@ def _describe(name: str, directory: Path) -> DatasetInfo:
             f"channels; allowed are uint8 and {' or '.join(map(str, _CHANNELS))} channels"
         )
     stored = {form.value for form in info.available_file_formats()}
-    readable = [form for form in _FILE_FORMATS if form in stored]
+    readable = [form for form in FILE_FORMATS if form in stored]
     if not readable:
         raise ValueError(
             f"data set {name!r} in {directory} is stored as {info.file_format.value}; allowed are "
-            f"{' and '.join(_FILE_FORMATS)}: make it again with TFDS's download_and_prepare(file_format='array_record')"
+            f"{' and '.join(FILE_FORMATS)}: make it again with TFDS's download_and_prepare(file_format='array_record')"
         )
     return DatasetInfo(
         name=name,

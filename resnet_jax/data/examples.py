@@ -6,9 +6,8 @@ from typing import Any, NamedTuple, TypeVar
 import tensorflow_datasets as tfds
 from google.protobuf.message import DecodeError
 
-from resnet_jax.data.datasets import DatasetInfo, builder_of
+from resnet_jax.data.datasets import DatasetInfo, builder_of, serialized_examples, split_size
 from resnet_jax.data.decode import UndecodableImage
-from resnet_jax.data.tfrecord import tfrecord_split
 
 _DECODERS = {"image": tfds.decode.SkipDecoding()}
 
@@ -31,16 +30,12 @@ class Examples:
     """
 
     def __init__(self, info: DatasetInfo, split: str):
-        """Opens a split in TFDS's syntax; nothing is read yet."""
+        """Opens a split in TFDS's syntax; nothing is read yet. Raises ValueError as `split_size` does."""
+        split_size(info, split)
         self.info, self.split = info, split
         builder = builder_of(info.directory)
         self._features = builder.info.features
-        # One serialized example by its index. TFDS's own data source decodes while it reads, and takes longer.
-        self._records: Any = (
-            builder.as_data_source(split, decoders=_DECODERS)
-            if info.file_format == "array_record"
-            else tfrecord_split(builder.info, split)
-        )
+        self._records = serialized_examples(builder, split, file_format=info.file_format)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -83,10 +78,7 @@ class Examples:
 
     def _fields(self, index: int) -> dict[str, Any]:
         try:
-            record = self._records[index]
-            if self.info.file_format == "array_record":
-                return record
-            return self._features.deserialize_example_np(record, decoders=_DECODERS)
+            return self._features.deserialize_example_np(self._records[index], decoders=_DECODERS)
         except (RuntimeError, ValueError, DecodeError) as error:
             # A checksum that does not agree, or what it passed is no example.
             raise UndecodableImage(f"{self._place(index)}: its record is damaged: {error}") from error

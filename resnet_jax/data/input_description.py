@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from resnet_jax.atomic_files import open_atomically
+
 _COLORS = ("color_values", "color_vectors")
 NORMALIZATIONS = ("pixel_mean", "channel_mean", "channel_mean_std")
 
@@ -40,23 +42,21 @@ class InputDescription:
 
     def save(self, path: Path) -> None:
         """Writes the description as an .npz file of plain arrays."""
-        path = Path(path)
         names = np.asarray(self.class_names, dtype=np.str_)
-        unfinished = path.with_name(f"unfinished_{path.name}")
         colors = {name: value for name in _COLORS if (value := getattr(self, name)) is not None}
-        np.savez(
-            unfinished,
-            image_shape=np.asarray(self.image_shape),
-            mean=self.mean,
-            std=self.std,
-            class_names=names,
-            short_side=np.asarray(self.short_side or 0),
-            resize=np.asarray(self.resize),
-            source=np.asarray(self.source),
-            allow_pickle=False,
-            **colors,
-        )
-        unfinished.replace(path)
+        with open_atomically(path) as file:
+            np.savez(
+                file,
+                image_shape=np.asarray(self.image_shape),
+                mean=self.mean,
+                std=self.std,
+                class_names=names,
+                short_side=np.asarray(self.short_side or 0),
+                resize=np.asarray(self.resize),
+                source=np.asarray(self.source),
+                allow_pickle=False,
+                **colors,
+            )
 
     def same_as(self, other: "InputDescription") -> bool:
         """Whether both have the same shape, resizing, statistics and class names."""

@@ -292,8 +292,8 @@ def is_prepared(folder: Path) -> bool:
     return (folder / "dataset_info.json").is_file()
 
 
-def writable_folder(folder: Path) -> Path:
-    """Makes a folder if need be and returns it.
+def writable_folder(folder: Path, *, called: str = "data_dir") -> Path:
+    """Makes a folder if need be and returns it; `called` is its name in the error.
 
     Raises:
       ValueError: it cannot be made or written.
@@ -303,5 +303,5 @@ def writable_folder(folder: Path) -> Path:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise ValueError(f"data_dir={str(folder)!r} cannot be written ({error}); name another") from error
+        raise ValueError(f"{called}={str(folder)!r} cannot be written ({error}); name another") from error
     return folder

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from resnet_jax.atomic_files import open_atomically
 from resnet_jax.data.datasets import DatasetInfo, dataset_info
 from resnet_jax.data.examples import Examples
 from resnet_jax.data.input_description import InputDescription
-from resnet_jax.data.prepare import PathLike
+from resnet_jax.data.prepare import PathLike, writable_folder
 from resnet_jax.data.streaming import ViewedExamples
 from resnet_jax.data.views import CenterView
 
@@ -49,10 +50,8 @@ class PixelStatistics:
     def save(self, path: Path) -> None:
         """Writes plain arrays as an .npz file, whole or not at all."""
         arrays = {name: np.asarray(value) for name, value in vars(self).items() if value is not None}
-        unfinished = path.with_name(f"unfinished_{path.name}")
-        with unfinished.open("wb") as file:
+        with open_atomically(path) as file:
             np.savez(file, allow_pickle=False, **arrays)
-        unfinished.replace(path)
 
     @classmethod
     def load(cls, path: PathLike) -> "PixelStatistics":
@@ -116,15 +115,12 @@ def measure(
 
     Raises:
       FileNotFoundError: there is no such data set.
-      ValueError: an unknown split, or an image that cannot be decoded.
-      OSError: the file cannot be written.
+      ValueError: an unknown split, an image that cannot be decoded, or a folder that cannot be written.
     """
     info = dataset_info(dataset, data_dir=data_dir)
     path = info.directory / FILE_NAME if output is None else Path(output)
-    # Now, not after hours of decoding.
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f"unfinished_{path.name}").open("wb"):
-        pass
+    # Found out now, not after hours of decoding.
+    writable_folder(path.parent, called="folder of the statistics")
     view = CenterView(image_size=image_size, short_side=short_side, resize=resize, channels=info.image_shape[-1])
     _accumulate(Examples(info, split), view, workers=workers).save(path)
     return path
@@ -135,7 +131,7 @@ def _accumulate(examples: Examples, view: CenterView, *, workers: int | None) ->
     products: Float[np.ndarray, "c c"] | float = 0.0
     with ViewedExamples(examples, view, size=_PART).stream(workers=workers) as parts:
         for part in parts:
-            crops = np.stack([viewed[0] for viewed in part if viewed is not None]).astype(np.float64)
+            crops = np.stack([crop for crop, _ in part]).astype(np.float64)
             total = total + crops.sum(0)
             pixels = crops.reshape(-1, crops.shape[-1])
             products = products + pixels.T @ pixels
@@ -211,7 +207,7 @@ def describe_streamed_input(
             info.name,
             statistics.source,
         )
-    if normalization == "pixel_mean" and statistics.mean_image is not None:
+    elif normalization == "pixel_mean" and statistics.mean_image is not None:
         mean = statistics.mean_image
         if mean.shape[:2] != (image_size, image_size):
             raise ValueError(

@@ -11,6 +11,7 @@ import grain
 from absl import flags
 
 from resnet_jax.data.decode import use_one_thread
+from resnet_jax.environment import available_cores
 
 _FEW_CORES = 4
 _ITEMS_READY = 2
@@ -88,11 +89,6 @@ class _At:
 
     def __getitem__(self, index: int) -> Any:
         return self._source[self._keys[index]] if index < len(self._keys) else ()
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _start_worker(index: int, count: int) -> None:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, Int32
 
+from resnet_jax.atomic_files import open_atomically
 from resnet_jax.evaluation.metrics import Sums, classification_sums
 
 # Bounds the memory in which errors are counted.
@@ -55,12 +56,10 @@ class Scores:
         path = Path(path)
         if path.suffix != ".npz":
             raise ValueError(f"scores are saved as NAME.npz, found {path.name!r}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f"unfinished_{path.name}")
         texts: dict[str, Any] = {name: np.asarray(getattr(self, name), np.str_) for name in _TEXTS}
         step = np.asarray(-1 if self.step is None else self.step)
-        np.savez(unfinished, logits=self.logits, labels=self.labels, step=step, **texts)
-        unfinished.replace(path)
+        with open_atomically(path) as file:
+            np.savez(file, logits=self.logits, labels=self.labels, step=step, **texts)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Scores":

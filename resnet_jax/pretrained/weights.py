@@ -13,6 +13,7 @@ from flax import linen as nn
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from resnet_jax.atomic_files import open_atomically
 from resnet_jax.data.input_description import InputDescription
 from resnet_jax.models.blocks import he_normal
 from resnet_jax.models.resnet import ResNet
@@ -108,17 +109,9 @@ def save_pretrained(
         _check_statistics(tensors)
     except ValueError as error:
         raise ValueError(f"{path} was not written: {error}") from error
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".unfinished")
-    try:
-        with unfinished.open("wb") as file:
-            # `save_file` would make it readable to its owner alone, whatever the umask.
-            file.write(save(tensors, metadata={_METADATA_KEY: text}))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with open_atomically(path) as file:
+        # `save_file` would make it readable to its owner alone, whatever the umask.
+        file.write(save(tensors, metadata={_METADATA_KEY: text}))
     return path
 
 

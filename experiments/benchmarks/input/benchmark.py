@@ -13,11 +13,11 @@ from typing import Any
 from pipelines import IMAGE_SIZE, PIPELINES, Source
 from summary import MEMORY_SKIPPED_EPOCHS, summarize
 
+from resnet_jax.atomic_files import write_text_atomically
 from resnet_jax.data.datasets import dataset_info
 from resnet_jax.data.examples import Examples
 from resnet_jax.data.prepare import prepare
-from resnet_jax.data.stream import available_cores
-from resnet_jax.records import write_text_atomically
+from resnet_jax.environment import available_cores
 
 HERE = Path(__file__).resolve().parent
 COMPARATORS = ("tf_data", "torch_loader")

@@ -13,7 +13,8 @@ import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
 
-from resnet_jax.data.decode import decode, resize_image
+from resnet_jax.data.decode import decode
+from resnet_jax.data.resize import resize_image
 
 ENCODINGS = ("jpeg", "bmp")
 

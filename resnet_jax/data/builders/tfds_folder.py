@@ -17,10 +17,9 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from resnet_jax.data.builders.array_records import map_ahead, write_split
 from resnet_jax.data.builders.smaller_images import SmallerImages
+from resnet_jax.data.datasets import FILE_FORMATS, serialized_examples
 from resnet_jax.data.decode import UndecodableImage
-from resnet_jax.data.tfrecord import tfrecord_split
 
-_FORMS = ("tfrecord", "array_record")
 # Decoding, resizing and encoding all release the interpreter's lock, so that threads do.
 _THREADS = max(2, os.cpu_count() or 1)
 _SAMPLED_EXAMPLES = 64
@@ -48,8 +47,8 @@ def open_folder(source: Path) -> tfds.core.DatasetBuilder:
         )
     builder = tfds.builder_from_directory(source)
     form = builder.info.file_format and builder.info.file_format.value
-    if form not in _FORMS:
-        raise ValueError(f"source={str(source)!r} is stored as {form}; allowed are {' and '.join(_FORMS)}")
+    if form not in FILE_FORMATS:
+        raise ValueError(f"source={str(source)!r} is stored as {form}; allowed are tfrecord and array_record")
     return builder
 
 
@@ -104,9 +103,7 @@ def copy(folder: Path, builder: tfds.core.DatasetBuilder, splits: Sequence[str],
 
 
 def _serialized(builder: tfds.core.DatasetBuilder, split: str) -> Source:
-    if builder.info.file_format.value == "tfrecord":
-        return tfrecord_split(builder.info, split)
-    return builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+    return serialized_examples(builder, split, file_format=builder.info.file_format.value)
 
 
 def _converter(source: Source, smaller: SmallerImages | None, *, where: str) -> Callable[[int], bytes]:
