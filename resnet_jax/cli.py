@@ -1,15 +1,12 @@
-"""The command line: flags in, one call of the package, lines out.
-
-Each sub-command is a function that declares its flags and a function that calls the package. The latter
-imports whatever is heavy, so that `resnet-jax --help` and a misspelt flag answer at once.
-"""
+"""The command line: it finds the command, reads its flags, and turns errors into a line and an exit code."""
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
+
+from resnet_jax.commands import convert, evaluate, export, measure, predict, prepare, report, summarize, train
 
 USAGE = "resnet-jax COMMAND [FLAG ...]"
 TRACEBACK = "RESNET_JAX_TRACEBACK"
@@ -142,214 +139,6 @@ def _unused(word: str, command: str, parser: argparse.ArgumentParser) -> str:
     )
 
 
-# The sub-commands: flags, then the call
-
-
-def _workdir_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--workdir", metavar="DIR", help="folder of the run")
-
-
-def _checkpoint_flag(parser: argparse.ArgumentParser) -> None:
-    help = "latest, best, or a step (%(default)s)"
-    parser.add_argument("--checkpoint", default="latest", metavar="WHICH", help=help)
-
-
-def _json_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON")
-
-
-def _require(flags: argparse.Namespace, *names: str) -> None:
-    # Not argparse's own required=True, which would hide a misspelt flag behind the one it was meant to be.
-    for name in names:
-        if getattr(flags, name) is None:
-            raise ValueError(f"the flag --{name} is needed")
-
-
-def _checkpoint(text: str) -> str | int:
-    return int(text) if text.isdecimal() else text
-
-
-def _train_flags(parser: argparse.ArgumentParser) -> None:
-    help = "a config file, which is run; a workdir's config.json; or an installed config's name"
-    parser.add_argument("--config", metavar="FILE[:VARIANT]", help=help)
-    _workdir_flag(parser)
-    parser.add_argument("--print_config", action="store_true", help="print the checked config and stop")
-
-
-def _train(flags: argparse.Namespace) -> None:
-    from resnet_jax.config_files import load_config, to_json
-
-    _require(flags, "config")
-    if not flags.print_config:
-        _require(flags, "workdir")
-    config = load_config(flags.config, flags.overrides)
-    if flags.print_config:
-        print(to_json(config), end="")
-        return
-    from resnet_jax.training.loop import train
-
-    test = train(config, flags.workdir)["test"]
-    print(f"test error {_percent(test['error_top1'])} of {test['count']} images; see {flags.workdir}")
-
-
-def _evaluate_flags(parser: argparse.ArgumentParser) -> None:
-    help = "the run's folder; repeated, an ensemble"
-    parser.add_argument("--workdir", action="append", default=[], metavar="DIR", help=help)
-    help = "a weight file, one more net; may be repeated"
-    parser.add_argument("--weights", action="append", default=[], metavar="FILE", help=help)
-    help = "says on what data to test weight files (the first workdir's)"
-    parser.add_argument("--config", metavar="FILE[:VARIANT]", help=help)
-    help = "a file of --save_scores, one more of the ensemble; may be repeated"
-    parser.add_argument("--scores", action="append", default=[], metavar="FILE", help=help)
-    help = "how an image is tested: center, ten_crop, multi_scale (%(default)s)"
-    parser.add_argument("--protocol", default="center", metavar="NAME", help=help)
-    help = "of ten_crop and multi_scale: probabilities or logits (%(default)s)"
-    parser.add_argument("--average", default="probabilities", metavar="WHAT", help=help)
-    help = "of multi_scale, shorter sides in pixels (the paper's: 224,256,384,480,640)"
-    parser.add_argument("--scales", type=_numbers, metavar="N,N,...", help=help)
-    _checkpoint_flag(parser)
-    parser.add_argument("--split", help="in TFDS's syntax (the config's test split)")
-    parser.add_argument("--data_dir", metavar="DIR", help="folder of TFDS data sets (the config's)")
-    help = "keep the scores of every image: NAME.npz, or a folder for several workdirs"
-    parser.add_argument("--save_scores", metavar="PATH", help=help)
-    parser.add_argument("--batch_size", type=int, metavar="N", help="images of one step (the config's)")
-    parser.add_argument("--workers", type=int, metavar="N", help="decoding processes (the config's)")
-    help = "average batch-norm statistics over this many training batches first (%(default)s)"
-    parser.add_argument("--recompute_statistics", type=int, default=0, metavar="BATCHES", help=help)
-    _json_flag(parser)
-
-
-def _evaluate(flags: argparse.Namespace) -> None:
-    if not flags.workdir and not flags.weights and not flags.scores:
-        raise ValueError("the flag --workdir is needed, or --weights or --scores")
-    from resnet_jax.config_files import load_config
-    from resnet_jax.evaluation.run import evaluate
-
-    other = ("workdir", "checkpoint", "config", "json")
-    given = {name: value for name, value in vars(flags).items() if name not in other}
-    config = None if flags.config is None else load_config(flags.config)
-    result = evaluate(flags.workdir, config=config, checkpoint=_checkpoint(flags.checkpoint), **given)
-    members = result["members"]
-    if flags.json:
-        print(json.dumps(result if "ensemble" in result else members[0]))
-    elif "ensemble" in result:
-        print(_ensemble_table([*members, result["ensemble"]]))
-    else:
-        for name, value in members[0].items():
-            print(f"{name}: {_percent(value) if name.startswith('error') else value}")
-
-
-def _ensemble_table(entries: list[dict]) -> str:
-    """One line for each member and the ensemble, the last."""
-    width = max(len(entry["member"]) for entry in entries)
-    lines = [f"{'':{width}}    top-1    top-5   count  protocol"]
-    for entry in entries:
-        errors = f"{_percent(entry['error_top1']):>8} {_percent(entry['error_top5']):>8}"
-        lines.append(f"{entry['member']:{width}} {errors} {entry['count']:>7}  {entry['protocol']}")
-    return "\n".join(lines)
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers, such as 224,256") from None
-
-
-def _predict_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
-    _workdir_flag(parser)
-    _checkpoint_flag(parser)
-    parser.add_argument("--top", type=int, default=5, metavar="N", help="classes an image (%(default)s)")
-    _json_flag(parser)
-
-
-def _predict(flags: argparse.Namespace) -> None:
-    _require(flags, "workdir")
-    from resnet_jax.evaluation.predict import predict_workdir
-
-    predictions = predict_workdir(flags.workdir, flags.images, checkpoint=_checkpoint(flags.checkpoint), top=flags.top)
-    if flags.json:
-        print(json.dumps(dict(zip(flags.images, predictions, strict=True))))
-        return
-    for image, classes in zip(flags.images, predictions, strict=True):
-        print(image)
-        for name, probability in classes:
-            print(f"  {_percent(probability):>8}  {name}")
-
-
-def _summarize_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="such as resnet50 or cifar_plain20")
-    parser.add_argument("--image_size", type=int, metavar="PIXELS", help="side of the image (the family's own)")
-    parser.add_argument("--num_classes", type=int, metavar="N", help="the family's own")
-    parser.add_argument("--shortcut", metavar="OPTION", help="A, B or C (the family's own)")
-    parser.add_argument("--stride_in", metavar="CONVOLUTION", help="1x1 or 3x3 (the name's own)")
-
-
-def _summarize(flags: argparse.Namespace) -> None:
-    from resnet_jax.models.summary import summarize
-
-    given = {name: value for name, value in vars(flags).items() if name != "model" and value is not None}
-    print(summarize(flags.model, **given))
-
-
-def _prepare_flags(parser: argparse.ArgumentParser) -> None:
-    help = "cifar10, cifar100, digits, image_folder, imagenet2012 or tfds_folder"
-    parser.add_argument("dataset", metavar="DATASET", help=help)
-    parser.add_argument("--data_dir", metavar="DIR", help="folder of TFDS data sets (TFDS's own default)")
-    parser.add_argument("--source", metavar="PATH", help="archive or folder on disk, instead of a download")
-    help = "imagenet2012, tfds_folder: those to make, such as train,validation (all)"
-    parser.add_argument("--splits", metavar="SPLIT,...", help=help)
-    help = "tfds_folder: make images smaller whose shorter side is longer"
-    parser.add_argument("--short_side", type=int, metavar="PIXELS", help=help)
-    parser.add_argument("--encoding", metavar="FORM", help="of smaller images: jpeg or bmp (jpeg)")
-    parser.add_argument("--quality", type=int, metavar="PERCENT", help="of smaller images as JPEG (95)")
-
-
-def _prepare(flags: argparse.Namespace) -> None:
-    from resnet_jax.data.prepare import prepare
-
-    splits = None if flags.splits is None else flags.splits.split(",")
-    options = {"splits": splits, "short_side": flags.short_side, "encoding": flags.encoding, "quality": flags.quality}
-    given = {name: value for name, value in options.items() if value is not None}
-    print(prepare(flags.dataset, data_dir=flags.data_dir, source=flags.source, **given))
-
-
-def _measure_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dataset", metavar="DATASET", help="a prepared data set of large images")
-    parser.add_argument("--data_dir", metavar="DIR", help="folder of TFDS data sets (TFDS's own default)")
-    parser.add_argument("--split", default="train", help="the training split (%(default)s)")
-    parser.add_argument("--image_size", type=int, default=224, metavar="PIXELS", help="side of the crops (%(default)s)")
-    help = "shorter side before the crop (%(default)s)"
-    parser.add_argument("--short_side", type=int, default=256, metavar="PIXELS", help=help)
-    parser.add_argument(
-        "--output", metavar="FILE", help="instead of beside the data; for --config.data.statistics=FILE"
-    )
-    parser.add_argument("--workers", type=int, metavar="N", help="decoding processes (by cores; 0: threads)")
-
-
-def _measure(flags: argparse.Namespace) -> None:
-    from resnet_jax.data.statistics import measure
-
-    print(measure(**vars(flags)))
-
-
-def _report_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("experiment", metavar="EXPERIMENT", help="folder with records/")
-    help = "a finished run to take into the records first; may be repeated"
-    parser.add_argument("--add", action="append", default=[], metavar="WORKDIR", help=help)
-
-
-def _report(flags: argparse.Namespace) -> None:
-    from resnet_jax.analysis.report import report
-
-    print(report(flags.experiment, add=flags.add))
-
-
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.2f} %"
-
-
 class _Command(NamedTuple):
     help: str
     add_flags: Callable[[argparse.ArgumentParser], None]
@@ -357,11 +146,13 @@ class _Command(NamedTuple):
 
 
 COMMANDS: dict[str, _Command] = {
-    "train": _Command("train a net and test it; a stopped run goes on from its workdir", _train_flags, _train),
-    "evaluate": _Command("test a trained net on a whole split", _evaluate_flags, _evaluate),
-    "predict": _Command("classify image files with a trained net", _predict_flags, _predict),
-    "summarize": _Command("print a net's sizes, parameters, multiply-adds", _summarize_flags, _summarize),
-    "prepare": _Command("make a data set's folder, without TensorFlow", _prepare_flags, _prepare),
-    "measure": _Command("compute a training set's mean image and colour components", _measure_flags, _measure),
-    "report": _Command("print an experiment's results, from its records", _report_flags, _report),
+    "train": _Command("train a net and test it; a stopped run goes on from its workdir", train.add_flags, train.run),
+    "evaluate": _Command("test a trained net on a whole split", evaluate.add_flags, evaluate.run),
+    "predict": _Command("classify images with a trained net", predict.add_flags, predict.run),
+    "summarize": _Command("print a net's sizes, parameters, multiply-adds", summarize.add_flags, summarize.run),
+    "prepare": _Command("make a data set's folder, without TensorFlow", prepare.add_flags, prepare.run),
+    "measure": _Command("compute a training set's mean image and colour components", measure.add_flags, measure.run),
+    "convert": _Command("turn weights from elsewhere into a weight file, or back", convert.add_flags, convert.run),
+    "export": _Command("write a trained net as one function for programs with jax alone", export.add_flags, export.run),
+    "report": _Command("print an experiment's results, from its records", report.add_flags, report.run),
 }

@@ -14,7 +14,7 @@ NORMALIZATIONS = ("pixel_mean", "channel_mean", "channel_mean_std")
 SCHEDULES = ("constant", "piecewise", "cosine", "plateau")
 PIPELINES = ("resident", "streamed")
 CROPS = ("scale", "inception")
-RESIZES = ("area", "bilinear")
+RESIZES = ("area", "bilinear", "pillow_bilinear", "pillow_bicubic")
 POLICIES = ("none", "randaugment", "trivialaugment")
 UNREADABLE = ("stop", "skip")
 LOSSES = ("softmax", "sigmoid")
@@ -45,6 +45,7 @@ KEYS: dict[str, Rule] = {
     "model.num_classes": Rule("int", None, "None: as many as the data set has", minimum=1, none=True),
     "model.shortcut": Rule("str", None, "section 3.3; None: the family's own", ("A", "B", "C"), none=True),
     "model.stride_in": Rule("str", None, "of bottlenecks; None: the name's own", ("1x1", "3x3"), none=True),
+    "model.pool_padding": Rule("str", "both", "of the first maximum; end: as the authors' own nets", ("both", "end")),
     "model.activation_order": Rule("str", "post", "post: the paper; pre: pre-activation", ("post", "pre")),
     "model.norm": Rule("str", "batch", "frozen: running statistics as constants", ("batch", "frozen")),
     "model.bn_group_size": Rule("int", None, "examples sharing statistics; None: all", minimum=1, none=True),
@@ -69,7 +70,7 @@ KEYS: dict[str, Rule] = {
     "data.short_sides": Rule("numbers", (256, 480), "crop scale: range of the shorter side, pixels", minimum=1),
     "data.crop_area": Rule("numbers", (0.08, 1), "crop inception: range of the area's share", above=0),
     "data.crop_aspect": Rule("numbers", (0.75, 4 / 3), "crop inception: range of width / height", above=0),
-    "data.resize": Rule("str", "area", "streamed: area: antialiased; bilinear: not", RESIZES),
+    "data.resize": Rule("str", "area", "streamed: bilinear alone is not antialiased", RESIZES),
     "data.pca_std": Rule("float", 0.0, "streamed: of PCA colour; 0.1 in the paper", minimum=0),
     "data.policy": Rule("str", "none", "streamed: learned augmentation policy", POLICIES),
     "data.policy_operations": Rule("int", 2, "randaugment: operations an image", minimum=1),

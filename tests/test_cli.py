@@ -1,5 +1,6 @@
 """The command line passes on what was typed, answers at once, and ends a user error with one line."""
 
+import csv
 import json
 import os
 import subprocess
@@ -8,11 +9,17 @@ import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 
 from resnet_jax import __version__, cli
+from resnet_jax.data.input_description import InputDescription
+from resnet_jax.evaluation.prediction import Prediction
+from resnet_jax.models.registry import create_model
+from resnet_jax.pretrained.weight_file import WeightFile
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+INPUT = InputDescription((32, 32, 3), np.zeros(3, np.float32), np.ones(3, np.float32), tuple("0123456789"))
 EVALUATION = {"error_top1": 0.0194444, "error_top5": 0.0, "count": 360, "protocol": "center"}
 
 
@@ -34,14 +41,20 @@ def package(monkeypatch):
 
     function("resnet_jax.training.loop", "train")
     function("resnet_jax.evaluation.run", "evaluate")
-    function("resnet_jax.evaluation.predict", "predict_workdir")
+    function("resnet_jax.evaluation.predict", "predict")
+    function("resnet_jax.evaluation.trained_net", "load_net")
+    function("resnet_jax.pretrained.convert", "convert")
+    function("resnet_jax.pretrained.export", "export_inference")
     function("resnet_jax.models.summary", "summarize")
     function("resnet_jax.data.prepare", "prepare")
     function("resnet_jax.analysis.report", "report")
     fake.answers = {
         "train": {"test": EVALUATION},
         "evaluate": {"members": [EVALUATION]},
-        "predict_workdir": [[("three", 0.75), ("eight", 0.25)], [("six", 1.0)]],
+        "predict": [Prediction("a.png", (("three", 0.75), ("eight", 0.25))), Prediction("b,.png", (("six", 1.0),))],
+        "load_net": WeightFile(create_model("cifar_resnet20"), {"params": {}}, INPUT, "name", {"a": 1}, "here", "MIT"),
+        "convert": WeightFile(create_model("cifar_resnet20"), {}, name="cifar_resnet20"),
+        "export_inference": Path("net.jax_export"),
         "summarize": "the table",
         "prepare": Path("sets/cifar10/3.0.2"),
         "report": "the report",
@@ -133,11 +146,50 @@ def test_several_members_are_a_table_with_their_ensemble(package, capsys):
 
 
 def test_predict_prints_the_classes_of_each_image(package, capsys):
-    assert cli.main(["predict", "--workdir=run", "--checkpoint=best", "--top=2", "a.png", "b.png"]) == 0
-    assert capsys.readouterr().out == "a.png\n   75.00 %  three\n   25.00 %  eight\nb.png\n  100.00 %  six\n"
-    assert package.calls == [("predict_workdir", ("run", ["a.png", "b.png"]), {"checkpoint": "best", "top": 2})]
-    assert cli.main(["predict", "--workdir=run", "--json", "a.png", "b.png"]) == 0
-    assert json.loads(capsys.readouterr().out)["a.png"] == [["three", 0.75], ["eight", 0.25]]
+    assert cli.main(["predict", "--workdir=run", "--checkpoint=best", "--top=2", "a.png", "b,.png"]) == 0
+    assert capsys.readouterr().out == "a.png\n   75.00 %  three\n   25.00 %  eight\nb,.png\n  100.00 %  six\n"
+    options = {"workdir": "run", "weights": None, "checkpoint": "best", "top": 2, "batch_size": 32}
+    assert package.calls == [("predict", (["a.png", "b,.png"],), options)]
+    assert cli.main(["predict", "--weights=net", "--json", "a.png", "b,.png"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(line["path"], line["classes"][0]["class"]) for line in lines] == [("a.png", "three"), ("b,.png", "six")]
+    assert cli.main(["predict", "--weights=net", "--csv", "a.png", "b,.png"]) == 0
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert [(row["path"], row["class"], float(row["probability"])) for row in rows] == [
+        *(("a.png", "three", 0.75), ("a.png", "eight", 0.25), ("b,.png", "six", 1.0))
+    ]
+
+
+def test_images_that_cannot_be_read_make_an_error_at_the_end(package, capsys):
+    bad = Prediction("bad\udcff.png", (), "no image")
+    package.answers["predict"] = [bad, *package.answers["predict"]]
+    assert cli.main(["predict", "--workdir=run", "bad.png", "a.png", "b.png"]) == 2
+    out, err = capsys.readouterr()
+    assert out.startswith("bad\\udcff.png\n  error: no image\na.png\n") and "six" in out
+    assert err == "resnet-jax: error: 1 of 3 images could not be read\n"
+
+
+def test_convert_takes_a_file_or_a_run(package, capsys):
+    words = ["--from=timm", "--to=huggingface", "--mean=1,2,3", "--stride_in=1x1"]
+    assert cli.main(["convert", "in", "out", *words]) == 0
+    assert cli.main(["convert", "--workdir=run", "--checkpoint=7", "out", "--mean=mean.binaryproto"]) == 0
+    (_, arguments, options), (_, _, which), (_, others, more) = package.calls
+    assert arguments == ("in", "out") and others == (package.answers["load_net"], "out")
+    given = {key: value for key, value in options.items() if value is not None}
+    assert given == {"format": "timm", "to": "huggingface", "mean": (1.0, 2.0, 3.0), "stride_in": "1x1"}
+    assert which == {"workdir": "run", "checkpoint": 7} and more["mean"] == "mean.binaryproto"
+    assert capsys.readouterr().out == "cifar_resnet20 with 10 classes; the input is not described; see out\n" * 2
+
+
+def test_export_takes_all_that_is_known_of_the_net(package, capsys):
+    assert cli.main(["export", "net.jax_export", "--weights=net", "--fold_batch_norm", "--platforms=cpu,tpu"]) == 0
+    assert capsys.readouterr().out == "net.jax_export\n"
+    (_, _, which), (_, (path, model, variables), options) = package.calls
+    file = package.answers["load_net"]
+    assert which == {"workdir": None, "weights": "net", "checkpoint": "latest"}
+    assert (path, model, variables, options["input"]) == ("net.jax_export", file.model, file.variables, file.input)
+    assert (options["fold_batch_norm"], options["platforms"]) == (True, ["cpu", "tpu"])
+    assert [options[key] for key in ("name", "metrics", "source", "license")] == ["name", {"a": 1}, "here", "MIT"]
 
 
 def test_summarize_passes_only_what_was_given(package, capsys):
@@ -188,6 +240,11 @@ ERRORS = [
     (("evaluate", "--workdir=run", "--checkpont=best"), "did you mean --checkpoint?"),
     (("evaluate", "--work=run"), "unknown flag --work of evaluate; did you mean --workdir?"),
     (("predict", "--workdir=run"), "required: IMAGE"),
+    (("predict", "--workdir=run", "a.png", "--csv", "--json"), "argument --json: not allowed with argument --csv"),
+    (("convert", "out"), "convert needs one net: IN, or --workdir=DIR, and then OUT"),
+    (("convert", "in", "out", "--workdir=run"), "convert needs one net"),
+    (("convert", "in", "out", "--std=1,x,1"), "'1,x,1' is not a list of numbers, such as 123.7,116.3,103.5"),
+    (("export", "net.jax_export", "--platform=cpu"), "did you mean --platforms?"),
     (("summarize", "resnet50", "--image-size=96"), "did you mean --image_size?"),
     (("summarize", "resnet50", "--image_size=big"), "invalid int value: 'big'"),
     (("prepare",), "required: DATASET"),

@@ -201,16 +201,16 @@ def huge_bmp():
 
 
 BROKEN = {
-    "empty": (b"", "cannot identify"),
-    "noise": (noise().tobytes(), "cannot identify"),
-    "only a JPEG's first bytes": (JPEG[:3], "cannot identify"),
+    "empty": (b"", "^no JPEG, PNG, BMP, GIF file$"),
+    "noise": (noise().tobytes(), "^no JPEG, PNG, BMP, GIF file$"),
+    "only a JPEG's first bytes": (JPEG[:3], "^no JPEG, PNG, BMP, GIF file$"),
     "JPEG's header": (JPEG[:200], "."),
     "half a JPEG": (encode(noise(), "JPEG")[:1500], "Premature end of JPEG file"),
     "JPEG without an end": (JPEG[:-2], "Premature end of JPEG file"),
     "half a PNG": (encode(noise(), "PNG")[:2000], "truncated"),
     "half a BMP": (encode(noise(), "BMP")[:2000], "BMP of 40 x 60 pixels ends after 2000 bytes"),
     "half a grey BMP": (encode(noise()[..., 0], "BMP")[:2000], "truncated"),
-    "WebP": (encode(noise(), "WEBP"), "cannot identify"),
+    "WebP": (encode(noise(), "WEBP"), "^no JPEG, PNG, BMP, GIF file$"),
     "16-bit grey PNG": (encode(np.zeros((4, 4), np.uint16), "PNG"), "more than 8 bits a channel"),
     "16-bit colour PNG": (sixteen_bit_colour_png(), "more than 8 bits a channel"),
     "huge JPEG": (huge_jpeg(), "65500 x 65500 pixels"),

@@ -21,6 +21,7 @@ PADDED = (32, 40)
 SIZES = np.array([[32, 40], [25, 33], [20, 28]])
 NETS = {
     "basic": ("resnet18", {}),
+    "basic, pooled from the first pixel": ("resnet18", {"pool_padding": "end"}),
     "basic, A": ("resnet18", {"shortcut": "A"}),
     "basic, C": ("resnet18", {"shortcut": "C"}),
     "plain": ("plain18", {}),

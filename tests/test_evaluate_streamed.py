@@ -20,7 +20,7 @@ from resnet_jax.data.statistics import PixelStatistics
 from resnet_jax.data.streaming import ViewedExamples
 from resnet_jax.distributed import data_mesh, replicate
 from resnet_jax.evaluation.evaluator import make_evaluator, make_scorer
-from resnet_jax.evaluation.predict import predict_workdir
+from resnet_jax.evaluation.predict import predict
 from resnet_jax.evaluation.protocols import Center, MultiScale, make_protocol
 from resnet_jax.evaluation.run import evaluate, evaluate_workdir, load_workdir
 from resnet_jax.evaluation.scores import Scores, ensemble
@@ -311,11 +311,11 @@ def test_prediction_sees_the_centre_view(runs, examples, tmp_path):
         path.write_bytes(examples[index].image)
     logits = by_hand(runs[0], make_protocol("center", description()), examples).logits[:3]
     probabilities = np.asarray(jax.nn.softmax(logits))
-    for row, classes in zip(probabilities, predict_workdir(runs[0], paths, top=7), strict=True):
-        assert dict(classes) == pytest.approx(dict(zip(CLASSES, row, strict=True)), rel=1e-4)
     (tmp_path / "cut.png").write_bytes(examples[0].image[:-30])
-    with pytest.raises(ValueError, match="cut.png is not an image that can be read"):
-        predict_workdir(runs[0], [tmp_path / "cut.png"])
+    *found, cut = predict([*paths, tmp_path / "cut.png"], workdir=runs[0], top=7)
+    for row, prediction in zip(probabilities, found, strict=True):
+        assert dict(prediction.classes) == pytest.approx(dict(zip(CLASSES, row, strict=True)), rel=1e-4)
+    assert cut.error.startswith("not an image that can be read")
 
 
 def test_what_is_wrong_is_found_before_anything_is_scored(runs, make_run, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "resnet_jax"
 # From the ground up; "models" stands for the modules in it too, unless they are named themselves.
 # A module may import from the layers below its own, and from its own name.
 LAYERS = {
-    "ground": ["atomic_files", "distributed", "environment", "models.names", "random_keys", "records"],
+    "ground": ["atomic_files", "distributed", "download", "environment", "models.names", "random_keys", "records"],
     "parts": [
         *("config_keys", "config", "config_files", "models", "data"),
         *("training.losses", "evaluation.metrics", "training.schedules"),
@@ -28,7 +28,7 @@ LAYERS = {
         *("training.batch_statistics", "training.metrics_log"),
     ],
     "loop": ["training.loop"],
-    "command line": ["cli", "__main__"],
+    "command line": ["commands", "cli", "__main__"],
 }
 
 # What a module may import from its own layer.
@@ -38,6 +38,7 @@ BESIDE = {
     "evaluation.metrics": ["training.losses"],
     "records": ["atomic_files"],
     "evaluation": ["checkpoints", "training.batch_statistics"],
+    "cli": ["commands"],
     "__main__": ["cli"],
 }
 

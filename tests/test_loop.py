@@ -18,7 +18,7 @@ from resnet_jax.config import check
 from resnet_jax.config_files import load_config
 from resnet_jax.data.input_description import InputDescription
 from resnet_jax.data.prepare import prepare
-from resnet_jax.evaluation.predict import predict_workdir
+from resnet_jax.evaluation.predict import predict
 from resnet_jax.evaluation.run import evaluate_workdir, load_workdir
 from resnet_jax.records import read_metrics, read_record
 from resnet_jax.training.loop import train
@@ -272,16 +272,15 @@ def test_prediction_is_the_argmax_with_probabilities_that_fall(finished, digits,
     for index in range(3):
         paths.append(tmp_path / f"{index}.png")
         Image.fromarray(arrays.images[index, :, :, 0]).save(paths[-1])
-    found = predict_workdir(finished[0], paths, top=3)
-    assert len(found) == 3
-    for classes in found:
-        probabilities = [probability for _, probability in classes]
-        assert probabilities == sorted(probabilities, reverse=True) and 0 < sum(probabilities) <= 1 + 1e-6
-        assert all(name in map(str, range(10)) for name, _ in classes)
     text = tmp_path / "text.png"
     text.write_text("no image")
-    with pytest.raises(ValueError, match="text.png is not an image"):
-        predict_workdir(finished[0], [text])
+    *found, bad = predict([*paths, text], workdir=finished[0], top=3)
+    assert len(found) == 3
+    for prediction in found:
+        probabilities = [probability for _, probability in prediction.classes]
+        assert probabilities == sorted(probabilities, reverse=True) and 0 < sum(probabilities) <= 1 + 1e-6
+        assert all(name in map(str, range(10)) for name, _ in prediction.classes)
+    assert bad.path == str(text) and "not an image" in bad.error
 
 
 def test_what_is_missing_is_named(finished, small, tmp_path):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from resnet_jax.data.resize import resize_image, scaled_size
+from resnet_jax.data.resize import RESIZES, resize_image, scaled_size
 
 
 def noise(height, width, channels=3):
@@ -40,7 +40,29 @@ def test_area_treats_an_axis_that_shrinks_and_one_that_grows_each_in_its_way():
     np.testing.assert_allclose(found, [[100, 87.5, 62.5, 50]] * 2, atol=0.5001)
 
 
-@pytest.mark.parametrize("resize", ["area", "bilinear"])
+@pytest.mark.parametrize(("resize", "support"), [("pillow_bilinear", 1), ("pillow_bicubic", 2)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pillow_s_resizes_are_antialiased_with_its_kernels(resize, support, channels):
+    def kernel(x):
+        x = abs(x)
+        if support == 1:
+            return max(0.0, 1 - x)
+        # Keys' cubic with a = -1/2.
+        return 1.5 * x**3 - 2.5 * x**2 + 1 if x < 1 else -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2 if x < 2 else 0.0
+
+    def weights(old, new):
+        scale = old / new
+        rows = [[kernel((pixel + 0.5 - (k + 0.5) * scale) / scale) for pixel in range(old)] for k in range(new)]
+        return np.array(rows) / np.sum(rows, axis=1, keepdims=True)
+
+    image = noise(24, 18, channels)
+    expected = np.einsum("ih,hwc,jw->ijc", weights(24, 8), image, weights(18, 5))
+    found = resize_image(image, (8, 5), resize=resize)
+    # Pillow rounds between the two axes.
+    np.testing.assert_allclose(found, np.clip(expected, 0, 255), atol=1.5)
+
+
+@pytest.mark.parametrize("resize", RESIZES)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_an_image_of_the_wanted_size_stays_as_it_is(resize, channels):
     image = noise(5, 7, channels)
@@ -50,14 +72,17 @@ def test_an_image_of_the_wanted_size_stays_as_it_is(resize, channels):
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5000), (5000, 1), (1, 65535)])
 def test_any_shape_can_be_resized(shape):
     image = np.full((*shape, 3), 77, np.uint8)
-    for resize in ("area", "bilinear"):
+    for resize in RESIZES:
         found = resize_image(image, (9, 5), resize=resize)
         assert found.shape == (9, 5, 3) and (found == 77).all()
 
 
 @pytest.mark.parametrize(
     ("size", "resize", "message"),
-    [((4, 4), "cubic", "resize='cubic'; allowed: area, bilinear"), ((0, 4), "area", r"size=\(0, 4\)")],
+    [
+        ((4, 4), "cubic", "resize='cubic'; allowed: area, bilinear, pillow_bilinear, pillow_bicubic"),
+        ((0, 4), "area", r"size=\(0, 4\)"),
+    ],
 )
 def test_bad_arguments_are_named(size, resize, message):
     with pytest.raises(ValueError, match=message):

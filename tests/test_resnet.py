@@ -170,6 +170,21 @@ def test_imagenet_stem_pools_around_even_pixels():
     np.testing.assert_array_equal(output, np.max(windows, 0))
 
 
+@pytest.mark.parametrize(("side", "pooled"), [(16, 4), (14, 4), (17, 5)])
+def test_imagenet_stem_can_pool_from_the_first_pixel(side, pooled):
+    stem = Stem("imagenet", 1, None, pool_padding="end")
+    images = random_images(2, (side, side, 1))
+    kernel = jnp.zeros((7, 7, 1, 1)).at[3, 3].set(-1)
+    output = stem.apply({"params": {"conv": {"kernel": kernel}}}, images)
+    convolved = -np.asarray(images)[:, ::2, ::2]
+    # The last window is cut off where it has too few pixels; its size is that of the other padding.
+    windows = [
+        [convolved[:, i : i + 3, j : j + 3].max((1, 2)) for j in range(0, 2 * pooled, 2)]
+        for i in range(0, 2 * pooled, 2)
+    ]
+    np.testing.assert_array_equal(output, np.stack([np.stack(row, 1) for row in windows], 1))
+
+
 # Features, head, precision
 
 

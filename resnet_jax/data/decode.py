@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from resnet_jax.data.resize import resize_image
 
@@ -181,7 +181,7 @@ def _decode_jpeg(encoded: bytes, channels: int, eighths: int, rows: int | None) 
     except _SIMPLEJPEG_ERRORS as error:
         # Of a file that has a gap and yet an end, Pillow would make up the rest without a word.
         if "remature end" in str(error):
-            raise UndecodableImage(str(error)) from error
+            raise UndecodableImage(_reason(error)) from error
         # Otherwise simplejpeg raises on every defect or on none; Pillow passes over stray bytes, and what is unusual.
         return _decode_pillow(encoded, channels)
 
@@ -224,8 +224,13 @@ def _decode_pillow(encoded: bytes, channels: int) -> np.ndarray:
     except UndecodableImage:
         raise
     except _PILLOW_ERRORS as error:
-        raise UndecodableImage(str(error)) from error
+        raise UndecodableImage(_reason(error)) from error
     return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def _reason(error: Exception) -> str:
+    # Pillow's own text has the address of the bytes in memory.
+    return f"no {', '.join(_PILLOW_FORMATS)} file" if isinstance(error, UnidentifiedImageError) else str(error)
 
 
 def _pillow_size(encoded: bytes) -> tuple[int, int]:
@@ -235,7 +240,7 @@ def _pillow_size(encoded: bytes) -> tuple[int, int]:
     except UndecodableImage:
         raise
     except _PILLOW_ERRORS as error:
-        raise UndecodableImage(str(error)) from error
+        raise UndecodableImage(_reason(error)) from error
 
 
 def _bmp_view(encoded: bytes) -> np.ndarray | None:

@@ -24,8 +24,9 @@ class InputDescription:
       class_names: by class number.
       short_side: pixels of the shorter side that an image is resized to before its centre is cropped to
         `image_shape`; None where images are taken as they are.
-      resize: how, "area" or "bilinear".
-      source: where the statistics are from: "training images", "measured" or "published".
+      resize: how, see `resize_image`.
+      source: where this is from: "training images", "measured" or "published" (the pixel statistics), or, of nets from
+        elsewhere, "stated: ..." or "assumed: ...".
       color_values: of the colour augmentation that the net was trained with, [c], see `PixelStatistics`; None without.
       color_vectors: likewise, [c, c].
     """
@@ -77,6 +78,13 @@ class InputDescription:
             known |= {name: file[name] for name in _COLORS if name in file}
             short_side = int(file["short_side"]) if "short_side" in file else 0
             return cls((height, width, channels), file["mean"], file["std"], names, short_side or None, **known)
+
+    def summary(self) -> str:
+        """One line for people."""
+        height, width, channels = self.image_shape
+        scaled = "" if self.short_side is None else f" of {self.short_side} on the shorter side ({self.resize})"
+        mean, std = (", ".join(f"{value:.1f}" for value in values) for values in (self.channel_mean, self.std))
+        return f"{height}x{width}x{channels} pixels{scaled}, mean {mean}, std {std} ({self.source})"
 
     @property
     def channel_mean(self) -> np.ndarray:

@@ -106,7 +106,7 @@ def measure(
       split: the training split, in TFDS's syntax.
       image_size: side of the crops, pixels: that of the training's crops.
       short_side: of the images before the crop.
-      resize: "area" or "bilinear".
+      resize: one of `RESIZES`, see `resize_image`.
       output: the file to write; None is `pixel_statistics.npz` in the data set's folder.
       workers: decoding processes, see `Stream`.
 
@@ -190,7 +190,7 @@ def describe_streamed_input(
         as for the published values, every pixel of it is the channels' mean.
       image_size: side of the crop that the net is tested on, pixels.
       short_side: of an image before that crop.
-      resize: "area" or "bilinear".
+      resize: one of `RESIZES`, see `resize_image`.
 
     Raises:
       ValueError: the statistics are of crops of another size, or of other channels.

@@ -43,7 +43,7 @@ def evaluate(
 
     Args:
       workdirs: of the runs.
-      weights: files of `save_pretrained`, more nets.
+      weights: what `load_weights` reads (files, folders, names of the catalogue), more nets.
       scores: files that `save_scores` made, of more members.
       config: says on what data the nets of weight files are tested, from `load_config`; None is the first run's.
       protocol: a name of `PROTOCOLS`, for all nets.
@@ -157,7 +157,11 @@ class _Test:
         split = split or config.data.test_split
         split_size(info, split)
         if info.class_names != net.input.class_names:
-            raise ValueError(f"the net was trained on other classes than those of {info.name!r} in {info.directory}")
+            raise ValueError(
+                f"the net was trained on other classes than those of {info.name!r} in {info.directory}: "
+                f"{_first(net.input.class_names)}, not {_first(info.class_names)}; "
+                "where only the names differ, resnet-jax convert --class_names=FILE puts them right"
+            )
         return cls(net, protocol, info, split, recompute_batches)
 
     def scores(self, name: str, mesh: Mesh, *, batch_size: int | None, workers: int | None) -> Scores:
@@ -171,6 +175,10 @@ class _Test:
         logits, labels = score(net.variables, open_split(config, self.info, self.split, mesh))
         label = self.protocol.label
         return Scores(logits, labels, name, label, dataset=self.info.name, split=self.split, step=net.step)
+
+
+def _first(class_names: Sequence[str]) -> str:
+    return f"{len(class_names)} ({', '.join(class_names[:3])}, ...)"
 
 
 def _distinct(names: list[str], others: list[str]) -> list[str]:

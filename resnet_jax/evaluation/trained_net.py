@@ -1,4 +1,4 @@
-"""A net to be tested: read from a run's workdir, with its statistics recomputed if wanted, or from a weight file."""
+"""A trained net, from a run's workdir or a weight file: to be tested, used or handed on."""
 
 import dataclasses
 import os
@@ -22,9 +22,11 @@ from resnet_jax.data.arrays import load_arrays
 from resnet_jax.data.datasets import DatasetInfo
 from resnet_jax.data.feeds import Feed, ResidentFeed, StreamedFeed
 from resnet_jax.data.input_description import InputDescription
-from resnet_jax.distributed import replicate, replicated
+from resnet_jax.distributed import data_mesh, replicate, replicated
 from resnet_jax.models.resnet import ResNet
-from resnet_jax.pretrained.weights import load_weights
+from resnet_jax.pretrained.reading import load_weights
+from resnet_jax.pretrained.weight_file import WeightFile
+from resnet_jax.records import read_record
 from resnet_jax.training.batch_statistics import recompute_statistics
 from resnet_jax.training.state import Progress, TrainState
 from resnet_jax.workdir import Workdir
@@ -87,6 +89,50 @@ class TrainedNet:
         """
         images = _training_images(self.config, info, self.input, mesh, count=batches, workers=workers)
         return dataclasses.replace(self, variables=recompute_statistics(self.model, self.variables, images))
+
+
+def load_net(
+    *,
+    workdir: str | os.PathLike | None = None,
+    weights: str | os.PathLike | None = None,
+    checkpoint: str | int = "latest",
+) -> WeightFile:
+    """Reads one net to be used or handed on, from a run or from a weight file.
+
+    Args:
+      workdir: of the run that trained the net; or
+      weights: what `load_weights` reads.
+      checkpoint: of the run "latest", "best", or a step.
+
+    Returns:
+      The net with what it expects of its input; a run's on the first device, with the test errors of its record if it
+      is the one that was tested last.
+
+    Raises:
+      FileNotFoundError: the workdir holds no run or no checkpoint, or there are no such weights.
+      ValueError: both or neither are given, a checkpoint of weights, or weights that do not say what input they take.
+    """
+    if (workdir is None) == (weights is None):
+        raise ValueError("one net is needed: name either a workdir or weights")
+    if weights is not None:
+        if checkpoint != "latest":
+            raise ValueError(f"checkpoint={checkpoint!r}: weights are one net, only a workdir has checkpoints")
+        file = load_weights(weights)
+        if file.input is None:
+            raise ValueError(
+                f"{weights} does not say what input its net expects: save_pretrained(..., input=) and "
+                "resnet-jax convert --mean --std --image_size do"
+            )
+        return file
+    assert workdir is not None
+    files = Workdir(workdir)
+    net = TrainedNet.restore(files, checkpoint=checkpoint, mesh=data_mesh(jax.devices()[:1]))
+    metrics, commit = {}, ""
+    if files.record.is_file() and (record := read_record(files.record))["steps"] == net.step:
+        metrics = {key: record["test"][key] for key in ("error_top1", "error_top5") if record["test"][key] is not None}
+        commit = f", commit {record['commit']['hash']}" if record["commit"] else ""
+    source = f"trained with resnet_jax, step {net.step}, seed {net.config.seed}{commit}"
+    return WeightFile(net.model, net.variables, net.input, net.config.model.name, metrics, source)
 
 
 def _training_images(

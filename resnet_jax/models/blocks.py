@@ -40,20 +40,24 @@ class Conv(nn.Module):
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = self.param("kernel", he_normal, shape, jnp.float32)
         pad = (self.size - 1) // 2
-        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        # Variables read from a file may be numpy's.
+        x, kernel = x.astype(self.dtype), jnp.asarray(kernel, self.dtype)
         return convolution(x, kernel, (self.stride, self.stride), ((pad, pad), (pad, pad)))
 
 
 class Stem(nn.Module):
     """The first layer. "imagenet": 7x7/2, norm, ReLU, 3x3/2 maximum (Table 1); "cifar": 3x3, norm, ReLU (section 4.2).
 
-    Without `norm`, the normalization and the ReLU are left out, for blocks that start with their own. `fill` makes
-    what lies beyond each image a given value (`padding_filler`).
+    Without `norm`, the normalization and the ReLU are left out, for blocks that start with their own. `pool_padding`
+    says where the maximum's windows start: "both" pads a pixel on every side, "end" lets the first window start at the
+    first pixel and cuts the last one off, as Caffe did for the authors' released nets. `fill` makes what lies beyond
+    each image a given value (`padding_filler`).
     """
 
     kind: str
     features: int
     norm: Norm | None
+    pool_padding: str = "both"
     dtype: Any = jnp.float32
     fill: Fill = keep
 
@@ -65,7 +69,8 @@ class Stem(nn.Module):
         if self.norm:
             x = nn.relu(self.norm(name="norm")(x))
         if self.kind == "imagenet":
-            x = nn.max_pool(self.fill(x, -jnp.inf), (3, 3), (2, 2), ((1, 1), (1, 1)))
+            padding = [(1, 1) if self.pool_padding == "both" else (0, 1 + side % 2) for side in x.shape[1:3]]
+            x = nn.max_pool(self.fill(x, -jnp.inf), (3, 3), (2, 2), padding)
         return self.fill(x)
 
 

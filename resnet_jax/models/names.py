@@ -18,7 +18,7 @@ _CIFAR_DEPTHS = (20, 32, 44, 56, 110, 1202)
 
 # The attributes of `ResNet`; tests/test_names.py holds the two equal.
 _OPTIONS = (
-    "stage_sizes", "num_classes", "stem", "block", "shortcut", "stride_in", "activation_order", "norm",
+    "stage_sizes", "num_classes", "stem", "block", "shortcut", "stride_in", "pool_padding", "activation_order", "norm",
     "bn_group_size", "bn_momentum", "zero_init_residual", "dropout_rate", "width", "scan", "remat", "dtype",
 )  # fmt: skip
 _CHOICES = {
@@ -26,6 +26,7 @@ _CHOICES = {
     "block": ("basic", "bottleneck"),
     "shortcut": ("A", "B", "C"),
     "stride_in": ("1x1", "3x3"),
+    "pool_padding": ("both", "end"),
     "activation_order": ("post", "pre"),
     "norm": ("batch", "frozen"),
     "dtype": ("float32", "bfloat16"),

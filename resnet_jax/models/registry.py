@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from resnet_jax.models.names import list_models, settings_of
 from resnet_jax.models.resnet import ResNet
 
-__all__ = ["create_model", "initialize", "list_models"]
+__all__ = ["create_model", "initialize", "list_models", "name_of"]
 
 
 def create_model(name: str, **options) -> ResNet:
@@ -45,3 +45,17 @@ def initialize(model: ResNet, key: jax.Array, image_shape: tuple[int, int, int])
     """
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     return dict(model.lazy_init(key, images, train=False))
+
+
+def name_of(model: ResNet) -> str | None:
+    """The name that `create_model` knows the net by, whatever its classes and numerics; None if it is none of those."""
+    names = list_models()
+    if model.stem == "cifar":
+        family = "plain" if model.shortcut is None else "resnet"
+        names.append(f"cifar_{family}{6 * model.stage_sizes[0] + 2}")
+    free = ("num_classes", "dtype")
+    for name in names:
+        named = {"stride_in": "1x1", "activation_order": "post", **settings_of(name, {})}
+        if all(getattr(model, key) == value for key, value in named.items() if key not in free):
+            return name
+    return None

@@ -28,6 +28,7 @@ class ResNet(nn.Module):
       block: "basic" or "bottleneck".
       shortcut: "A", "B" or "C" (section 3.3); None is the plain net.
       stride_in: layer of a bottleneck that takes the stride: "1x1" (the paper) or "3x3" (v1.5).
+      pool_padding: of the imagenet stem's maximum: "both" (a pixel on every side) or "end" (as in the authors' Caffe).
       activation_order: "post" (the paper) or "pre" (He et al. 2016).
       norm: "batch" or "frozen".
       bn_group_size: examples per group of batch statistics; None takes the whole batch.
@@ -46,6 +47,7 @@ class ResNet(nn.Module):
     block: str = "basic"
     shortcut: str | None = "B"
     stride_in: str = "1x1"
+    pool_padding: str = "both"
     activation_order: str = "post"
     norm: str = "batch"
     bn_group_size: int | None = None
@@ -141,7 +143,7 @@ class ResNet(nn.Module):
     def make_stem(self, norm, fill: Fill = keep) -> Stem:
         """The layers before the first stage."""
         norm = norm if self.activation_order == "post" else None
-        return Stem(self.stem, self.width, norm, self.dtype, fill, name="stem")
+        return Stem(self.stem, self.width, norm, self.pool_padding, self.dtype, fill, name="stem")
 
     @nn.nowrap
     def apply_stage(self, x, stage: int, size: int, norm):

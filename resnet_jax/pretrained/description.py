@@ -11,7 +11,8 @@ from resnet_jax.data.resize import check_resize
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.pretrained.net_settings import check_keys, make_net, net_settings
 
-FORMAT_VERSION = 1
+# 1 had no net.pool_padding.
+FORMAT_VERSION = 2
 # A thousand class names are 30 kB.
 LARGEST_BYTES = 4 * 2**20
 
@@ -105,9 +106,9 @@ def _read_input(input: Any, model: ResNet) -> dict[str, Any]:
         raise ValueError(f"input.image_shape={shape!r} must be three positive whole numbers: height, width, channels")
     if input["mean_shape"] not in (shape, shape[2:]):
         raise ValueError(f"input.mean_shape={input['mean_shape']!r} must be {shape} or {shape[2:]}")
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError("input.class_names must be a list of texts")
-    if len(names) != (model.num_classes or len(names)):
+    if model.num_classes is not None and len(names) != model.num_classes:
         raise ValueError(f"input.class_names are {len(names)}, the net has {model.num_classes} classes")
     if input["short_side"] is not None and not _is_count(input["short_side"]):
         raise ValueError(f"input.short_side={input['short_side']!r} must be a positive whole number or null")

@@ -1,49 +1,27 @@
 """`cifar10` and `cifar100`: TFDS data sets made from the original binary archives, without TensorFlow."""
 
-import hashlib
-import http.client
-import os
 import re
 import tarfile
-import tempfile
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 from PIL import Image
-from tqdm import tqdm
 
-_BLOCK_BYTES = 2**20
-_TIMEOUT_SECONDS = 60
+from resnet_jax.download import RemoteFile, download
+
 _IMAGE_BYTES = 3 * 32 * 32
 
-
-@dataclass(frozen=True)
-class Archive:
-    """One published file: where it is, its size in bytes, and its SHA-256 in hexadecimal."""
-
-    url: str
-    size: int
-    sha256: str
-
-    @property
-    def file_name(self) -> str:
-        """The last part of the URL."""
-        return self.url.rsplit("/", 1)[-1]
-
-
 # Sizes and checksums are those that TFDS 4.9.10 lists under url_checksums/.
-CIFAR10_ARCHIVE = Archive(
+CIFAR10_ARCHIVE = RemoteFile(
     url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
     size=170_052_171,
     sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
 )
-CIFAR100_ARCHIVE = Archive(
+CIFAR100_ARCHIVE = RemoteFile(
     url="https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
     size=168_513_733,
     sha256="58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
@@ -128,7 +106,7 @@ class Cifar100(_Cifar, skip_registration=True):  # type: ignore[call-arg]
     FILES = {"train": ("train.bin",), "test": ("test.bin",)}
 
 
-def check_archive(path: Path, archive: Archive) -> None:
+def check_archive(path: Path, archive: RemoteFile) -> None:
     """Checks that the file is the published one.
 
     Raises:
@@ -138,20 +116,15 @@ def check_archive(path: Path, archive: Archive) -> None:
     if not path.is_file():
         expected = f"{archive.file_name} from {archive.url}"
         raise FileNotFoundError(f"source={str(path)!r} is not a file; expected {expected}")
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    size = path.stat().st_size
-    if (size, found) == (archive.size, archive.sha256):
-        return
-    if _is_python_version(path):
+    try:
+        archive.check(path)
+    except ValueError:
+        if not _is_python_version(path):
+            raise
         raise ValueError(
             f"source={str(path)!r} is the Python version, made of pickles, which can run any code when they "
             f"are read; give the binary version, {archive.file_name}, from {archive.url}"
-        )
-    raise ValueError(
-        f"{path} is not {archive.file_name} from {archive.url}: expected {archive.size} bytes with sha256 "
-        f"{archive.sha256}, found {size} bytes with sha256 {found}"
-    )
+        ) from None
 
 
 def _is_python_version(path: Path) -> bool:
@@ -159,52 +132,23 @@ def _is_python_version(path: Path) -> bool:
         with tarfile.open(path, "r:*") as tar:
             first = tar.next()
     except (tarfile.TarError, EOFError, OSError):
-        # Not a tar file at all: the caller reports size and checksum.
+        # Not a tar file at all: its size and checksum are reported.
         return False
     return first is not None and re.match(r"cifar-10-batches-py|cifar-100-python", first.name) is not None
 
 
-def download_archive(archive: Archive, folder: Path) -> Path:
+def download_archive(archive: RemoteFile, folder: Path) -> Path:
     """Downloads the archive into a folder, unless it is there already, and returns its path.
 
-    The file gets its own name when its size and checksum were found right; until then it ends in `.part`.
-
     Raises:
-      ValueError: size or checksum is wrong, of the download or of the file already there.
-      ConnectionError: the server cannot be reached or breaks off.
+      ValueError: size or checksum is wrong, of the download or of the file already there, see `check_archive`.
+      ConnectionError: it cannot be downloaded, see `download`.
     """
     target = folder / archive.file_name
     if target.exists():
         check_archive(target, archive)
         return target
-    folder.mkdir(parents=True, exist_ok=True)
-    # The name is the process's own: two processes that download at once must not write to one file.
-    descriptor, part = tempfile.mkstemp(prefix=f"{archive.file_name}.", suffix=".part", dir=folder)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            _fetch(archive, file)
-        check_archive(Path(part), archive)
-        os.replace(part, target)
-    finally:
-        Path(part).unlink(missing_ok=True)
-    return target
-
-
-def _fetch(archive: Archive, file: BinaryIO) -> None:
-    received = 0
-    try:
-        with (
-            urllib.request.urlopen(archive.url, timeout=_TIMEOUT_SECONDS) as response,
-            tqdm(total=archive.size, unit="B", unit_scale=True, desc=archive.file_name, disable=None) as bar,
-        ):
-            # A server that sends more than it should is cut off; the checksum then tells.
-            while received <= archive.size and (block := response.read(_BLOCK_BYTES)):
-                received += file.write(block)
-                bar.update(len(block))
-    except (OSError, http.client.HTTPException) as error:
-        raise ConnectionError(
-            f"cannot download {archive.url}: {error}; fetch it by other means and give it as --source=FILE"
-        ) from error
+    return download(archive, target, by_hand="give it as --source=FILE")
 
 
 def _read_members(path: Path, names: list[str]) -> dict[str, bytes]:

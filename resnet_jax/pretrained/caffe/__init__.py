@@ -1,0 +1,1 @@
+"""The authors' released nets, .caffemodel files, read without Caffe."""
