@@ -1,9 +1,11 @@
 """The command line: it finds the command, reads its flags, and turns errors into a line and an exit code."""
 
 import argparse
+import contextlib
+import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from resnet_jax.commands import convert, evaluate, export, measure, predict, prepare, report, summarize, train
@@ -25,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = _dispatch(words)
+        with _warnings_shown():
+            code = _dispatch(words)
         sys.stdout.flush()
         return code
     except FloatingPointError as error:
@@ -39,6 +42,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("resnet-jax: interrupted", file=sys.stderr)
         return 130
+
+
+@contextlib.contextmanager
+def _warnings_shown() -> Iterator[None]:
+    """The package's own warnings on stderr, one line each, whatever other libraries do with theirs."""
+    logger, handler = logging.getLogger("resnet_jax"), logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("resnet-jax: warning: %(message)s"))
+    handler.setLevel(logging.WARNING)
+    propagated, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagated
 
 
 def _fail(error: Exception, code: int) -> int:
@@ -73,7 +91,7 @@ def _dispatch(words: list[str]) -> int:
     command.add_flags(parser)
     overrides, rest = _split_overrides(words[1:]) if name == "train" else ({}, words[1:])
     try:
-        flags, unused = parser.parse_known_args(rest)
+        flags, unused = parser.parse_known_intermixed_args(rest)
     except SystemExit:  # argparse has printed the help that was asked for
         return 0
     if unused:

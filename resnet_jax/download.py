@@ -21,8 +21,8 @@ from tqdm import tqdm
 from resnet_jax import __version__
 
 _BLOCK_BYTES = 2**20
-# A server that sends a little now and then would never run into the limit for a single answer.
 _SLOWEST_BYTES_PER_SECOND = 10_000
+_LONGEST_LENGTH = 20  # digits of a Content-Length; int() refuses thousands
 
 
 @dataclass(frozen=True)
@@ -108,13 +108,15 @@ def download(
       by_hand: for the error, what to do with the file when it was fetched by other means; None is to put it at
         `target`.
       replace: whether a file that is there is replaced; otherwise it is checked, and used.
-      timeout_seconds: how long the server may be silent. On the whole it has this time and a second for every 10 kB.
+      timeout_seconds: how long connecting, or a silence of the server, may last. On the whole, from the first moment
+        to the last, it has this time and a second for every 10 kB of the file that it has sent.
 
     Returns:
       `target`.
 
     Raises:
-      ConnectionError: the server cannot be reached, is too slow, breaks off, or redirects to anything but HTTPS.
+      ConnectionError: the server cannot be reached, is too slow, breaks off, or redirects to anything but HTTPS or to
+        what is no address.
       ValueError: size or checksum is wrong, of the download or of the file already there.
       OSError: the file cannot be written.
     """
@@ -152,21 +154,18 @@ def _receive(remote: RemoteFile, file: BinaryIO, by_hand: str, seconds: float) -
 
 def _blocks(remote: RemoteFile, by_hand: str, seconds: float) -> Generator[bytes, None, None]:
     """What the server sends; its failures, and no others, become a ConnectionError."""
-    started, received = time.monotonic(), 0
+    clock = _Clock(seconds)
     try:
-        with _open(remote.url, seconds) as response:
-            length = response.headers.get("Content-Length") or ""
-            announced = int(length) if length.isdecimal() else None
+        with _open(remote.url, clock) as response:
+            announced = _announced_bytes(response)
             if announced is not None and announced > remote.most_bytes:
                 remote._refuse(remote.url, f"{announced} bytes announced by the server")
             # `read` would wait for a whole block, however slowly it comes.
-            while received != announced and (block := response.read1(_BLOCK_BYTES)):
-                received += len(block)
+            while clock.received != announced and (block := response.read1(_BLOCK_BYTES)):
+                clock.received += len(block)
                 yield block
-                if time.monotonic() > started + seconds + received / _SLOWEST_BYTES_PER_SECOND:
-                    raise TimeoutError(f"{received} bytes in {time.monotonic() - started:.0f} s are too slow")
-            if announced is not None and received < announced:
-                raise ConnectionError(f"it broke off after {received} of {announced} bytes")
+            if announced is not None and clock.received < announced:
+                raise ConnectionError(f"it broke off after {clock.received} of {announced} bytes")
     except (OSError, http.client.HTTPException) as error:
         if isinstance(error, urllib.error.HTTPError):
             error.close()
@@ -175,24 +174,79 @@ def _blocks(remote: RemoteFile, by_hand: str, seconds: float) -> Generator[bytes
         ) from error
 
 
+def _announced_bytes(response: Any) -> int | None:
+    length = response.headers.get("Content-Length") or ""
+    if len(length) > _LONGEST_LENGTH:
+        raise ConnectionError(f"it announces a length of {len(length)} characters")
+    return int(length) if length.isdecimal() else None
+
+
+class _Clock:
+    """The time a transfer may take: some seconds, and more with every byte of the file that was received.
+
+    Attributes:
+      received: bytes of the file so far.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._started, self._seconds = time.monotonic(), seconds
+        self.received = 0
+
+    def left(self) -> float:
+        """The seconds for what comes next; TimeoutError if there are none."""
+        passed = time.monotonic() - self._started
+        left = self._seconds + self.received / _SLOWEST_BYTES_PER_SECOND - passed
+        if left <= 0:
+            raise TimeoutError(f"timed out: {self.received} bytes in {passed:.0f} s are too slow")
+        return min(self._seconds, left)
+
+
+def _socket_class(clock: _Clock) -> type[ssl.SSLSocket]:
+    """Sockets that keep to the clock in every single read.
+
+    A server that drips would never run into a fixed limit for each, and what is read here alone sees no time pass in
+    headers and the lengths of chunks.
+    """
+
+    class TimedSocket(ssl.SSLSocket):
+        def do_handshake(self, block: bool = False) -> None:
+            self.settimeout(clock.left())
+            super().do_handshake(block)
+
+        def recv_into(self, *arguments: Any, **options: Any) -> int:
+            self.settimeout(clock.left())
+            try:
+                return super().recv_into(*arguments, **options)
+            except TimeoutError:
+                clock.left()  # says that the whole time is over, if it is
+                raise
+
+    return TimedSocket
+
+
 class _HttpsRedirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, request: Any, response: Any, code: Any, reason: Any, headers: Any, url: Any) -> Any:
+        response.close()  # its body, which nobody needs, would be read whole
         if urlsplit(url).scheme != "https":
-            response.close()
             raise ConnectionError(f"it redirects to {url}, which is not https")
         return super().redirect_request(request, response, code, reason, headers, url)
 
 
-def _open(url: str, seconds: float) -> Any:
+def _open(url: str, clock: _Clock) -> Any:
+    context = ssl.create_default_context()
+    context.sslsocket_class = _socket_class(clock)
     # Python's default opener also follows http, ftp and file.
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
-        urllib.request.HTTPSHandler(context=ssl.create_default_context()),
+        urllib.request.HTTPSHandler(context=context),
         _HttpsRedirects(),
         urllib.request.HTTPDefaultErrorHandler(),
         urllib.request.HTTPErrorProcessor(),
     ):
         opener.add_handler(handler)
     opener.addheaders = [("User-Agent", f"resnet-jax/{__version__}")]
-    return opener.open(url, timeout=seconds)
+    try:
+        return opener.open(url, timeout=clock.left())
+    except ValueError as error:  # also a UnicodeError, of a host name
+        raise ConnectionError(f"it leads to what is no address: {error}") from error

@@ -176,7 +176,8 @@ def test_convert_takes_a_file_or_a_run(package, capsys):
     (_, arguments, options), (_, _, which), (_, others, more) = package.calls
     assert arguments == ("in", "out") and others == (package.answers["load_net"], "out")
     given = {key: value for key, value in options.items() if value is not None}
-    assert given == {"format": "timm", "to": "huggingface", "mean": (1.0, 2.0, 3.0), "stride_in": "1x1"}
+    overwrite = {"overwrite": False}
+    assert given == {"format": "timm", "to": "huggingface", "mean": (1.0, 2.0, 3.0), "stride_in": "1x1", **overwrite}
     assert which == {"workdir": "run", "checkpoint": 7} and more["mean"] == "mean.binaryproto"
     assert capsys.readouterr().out == "cifar_resnet20 with 10 classes; the input is not described; see out\n" * 2
 
@@ -189,6 +190,9 @@ def test_export_takes_all_that_is_known_of_the_net(package, capsys):
     assert which == {"workdir": None, "weights": "net", "checkpoint": "latest"}
     assert (path, model, variables, options["input"]) == ("net.jax_export", file.model, file.variables, file.input)
     assert (options["fold_batch_norm"], options["platforms"]) == (True, ["cpu", "tpu"])
+    assert options["overwrite"] is False
+    assert cli.main(["export", "net.jax_export", "--weights=net", "--overwrite"]) == 0
+    assert package.calls[-1][2]["overwrite"] is True
     assert [options[key] for key in ("name", "metrics", "source", "license")] == ["name", {"a": 1}, "here", "MIT"]
 
 

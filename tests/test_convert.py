@@ -1,6 +1,7 @@
 """From any weight file to one of four, with what the net expects of its input, and from a run."""
 
 import hashlib
+import logging
 import re
 
 import jax
@@ -15,6 +16,7 @@ from resnet_jax.models.registry import create_model
 from resnet_jax.pretrained.convert import convert
 from resnet_jax.pretrained.pytorch.interchange import write_torchvision
 from resnet_jax.pretrained.reading import load_weights
+from resnet_jax.pretrained.weight_file import WeightFile
 from resnet_jax.pretrained.weights import save_pretrained
 
 
@@ -112,6 +114,8 @@ def test_what_is_not_known_of_the_input_has_to_be_said_together(tmp_path, net):
         ({"mean": (1.0, 2.0)}, "mean has shape (2,); the net's images have shape (224, 224, 3)"),
         ({"std": (1.0,)}, "std has shape (1,)"),
         ({"std": (1.0, 0.0, 1.0)}, "input/std must be finite and above 0"),
+        ({"mean": (0.485, 0.456, 0.406)}, "mean=(0.485, 0.456, 0.406): it is of pixels from 0 to 255"),
+        ({"std": (0.229, 0.224, 0.225)}, "std=(0.229, 0.224, 0.225): it is of pixels from 0 to 255"),
         ({"resize": "cubic"}, "resize='cubic'; allowed: area"),
         ({"class_names": ("x",)}, "input.class_names are 1, the net has 3 classes"),
         ({"image_size": 0}, "input.image_shape=[0, 0, 3]"),
@@ -125,6 +129,53 @@ def test_what_cannot_be_meant_is_refused_and_nothing_is_written(tmp_path, source
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_is_replaced_only_if_that_is_wanted(tmp_path, source, net):
+    output = tmp_path / "precious.safetensors"
+    output.write_text("precious")
+    for to in ("resnet_jax", "torchvision"):
+        # Before anything is read.
+        with pytest.raises(FileExistsError, match=r"precious.safetensors is there already; overwrite=True \(--over"):
+            convert(tmp_path / "no source", output, to=to)
+    assert output.read_text() == "precious"
+    convert(source, output, overwrite=True)
+    assert_same_net(output, net)
+
+
+def test_a_file_may_take_its_own_source_s_place_if_that_is_wanted(tmp_path, source, net):
+    path = tmp_path / "net.safetensors"
+    path.write_bytes(source.read_bytes())
+    with pytest.raises(FileExistsError, match="net.safetensors is there already"):
+        convert(path, path)
+    assert path.read_bytes() == source.read_bytes()
+    convert(path, path, overwrite=True)
+    convert(path, path, overwrite=True, name="mine")
+    assert_same_net(path, net)
+    assert load_weights(path).name == "mine"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("to", ["timm", "huggingface"])
+def test_a_folder_is_never_replaced(tmp_path, to):
+    (tmp_path / "notes.txt").write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(FileExistsError, match="is there already; choose a new folder or an empty one"):
+            convert(tmp_path / "no source", tmp_path, to=to, overwrite=overwrite)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_what_a_state_dict_cannot_hold_is_said_once(tmp_path, source, net, caplog):
+    with caplog.at_level(logging.WARNING, logger="resnet_jax"):
+        convert(source, tmp_path / "own.safetensors", license="MIT")
+        assert caplog.messages == []
+        convert(tmp_path / "own.safetensors", tmp_path / "theirs.safetensors", to="torchvision")
+        view = "image size, mean, std, resizing, class names"
+        lost = f"a state dict cannot hold, and so it lacks: {view}, name, source, license"
+        assert caplog.messages == [f"{tmp_path / 'theirs.safetensors'}: {lost}"]
+        caplog.clear()
+        convert(WeightFile(*net), tmp_path / "bare.safetensors", to="torchvision")
+    assert caplog.messages == []
+
+
 def test_the_command_line_converts(tmp_path, source, net, capsys):
     (tmp_path / "names.txt").write_text("ä\nb b\nc\n")
     words = ["--from=torchvision", "--mean=1,2.5,3", "--std=1,1,1", f"--class_names={tmp_path / 'names.txt'}"]
@@ -133,6 +184,10 @@ def test_the_command_line_converts(tmp_path, source, net, capsys):
     assert line.startswith("resnet18 with 3 classes; 224x224x3 pixels of 256") and line.endswith("out.safetensors\n")
     file = load_weights(tmp_path / "out.safetensors")
     assert (file.input.mean.tolist(), file.input.class_names) == ([1, 2.5, 3], ("ä", "b b", "c"))
-    assert cli.main(["convert", str(tmp_path / "out.safetensors"), str(tmp_path / "hf"), "--to=huggingface"]) == 0
+    assert cli.main(["convert", str(tmp_path / "out.safetensors"), "--to=huggingface", str(tmp_path / "hf")]) == 0
+    words = ["convert", str(source), str(tmp_path / "out.safetensors")]
+    assert cli.main(words) == 2 and "overwrite=True (--overwrite) replaces it" in capsys.readouterr().err
+    assert cli.main([*words, "--overwrite"]) == 0
+    assert load_weights(tmp_path / "out.safetensors").input.class_names == ("0", "1", "2")
     assert_same_net(tmp_path / "hf", net)
     assert load_weights(tmp_path / "hf").input.class_names == ("ä", "b b", "c")

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import multiprocessing
 import os
+import socket
 import threading
 import time
 
@@ -185,6 +186,89 @@ def test_a_server_that_drips_is_left(serve, target, monkeypatch):
     with pytest.raises(ConnectionError, match=r"\d+ bytes in \d+ s are too slow"):
         download(remote(serve(answer)), target, timeout_seconds=0.3)
     assert time.monotonic() - started < 5 and leaves_nothing(target)
+
+
+def _drip(start, end):
+    """An answer with a silence before every byte in the middle."""
+
+    def answer(handler):
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\n" + start)
+        for _ in range(500):
+            handler.wfile.write(b"x")
+            time.sleep(0.02)
+        handler.wfile.write(end)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        _drip(b"Name: ", b"\r\n\r\n"),
+        _drip(b"Transfer-Encoding: chunked\r\n\r\n5;name=", b"\r\nhello\r\n0\r\n\r\n"),
+        _drip(b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nName: ", b"\r\n\r\n"),
+    ],
+    ids=["header", "length of a chunk", "trailer"],
+)
+def test_a_server_that_drips_around_the_content_is_left(serve, target, answer):
+    started = time.monotonic()
+    with pytest.raises(ConnectionError, match="timed out"):
+        download(remote(serve(answer)), target, timeout_seconds=0.3)
+    assert time.monotonic() - started < 5 and leaves_nothing(target)
+
+
+def test_redirects_have_one_time_for_all_of_them(serve, target):
+    def answer(handler):
+        time.sleep(0.2)
+        redirect(f"{handler.path}x")(handler)
+
+    started = time.monotonic()
+    with pytest.raises(ConnectionError, match="timed out"):
+        download(remote(serve(answer)), target, timeout_seconds=0.3)
+    assert time.monotonic() - started < 1.5 and leaves_nothing(target)
+
+
+def test_a_handshake_after_a_redirect_has_the_time_that_is_left(serve, target):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+
+        def answer(handler):
+            time.sleep(0.9)
+            redirect(f"https://127.0.0.1:{silent.getsockname()[1]}/x")(handler)
+
+        started = time.monotonic()
+        with pytest.raises(ConnectionError, match="timed out"):
+            download(remote(serve(answer)), target, timeout_seconds=1.0)
+        assert time.monotonic() - started < 1.6 and leaves_nothing(target)
+
+
+def test_a_redirect_s_own_body_is_not_read(serve, target):
+    def answer(handler):
+        if handler.path == "/other":
+            return send(CONTENT)(handler)
+        handler.wfile.write(b"HTTP/1.1 302 Found\r\nLocation: /other\r\n\r\n")
+        while True:
+            handler.wfile.write(bytes(1000))
+
+    assert download(remote(serve(answer)), target, timeout_seconds=5.0).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://a..b/x", f"https://{'a' * 70}.org/x", "https://[::1/x", "https://ex\u00e4mple.invalid/x"],
+    ids=["empty label", "long label", "bracket", "not ASCII"],
+)
+def test_redirects_to_what_is_no_address_are_refused(serve, target, url):
+    base = serve(redirect(url))
+    with pytest.raises(ConnectionError, match=f"cannot download {base}: .*fetch it by other means and put it at"):
+        download(remote(base), target)
+    assert leaves_nothing(target)
+
+
+def test_a_length_of_thousands_of_digits_is_refused(serve, target):
+    url = serve(send(b"", announced="9" * 5000))
+    with pytest.raises(ConnectionError, match=f"cannot download {url}: it announces a length of 5000 characters"):
+        download(remote(url), target)
+    assert leaves_nothing(target)
 
 
 def test_nobody_there_is_a_connection_error(target):

@@ -322,6 +322,10 @@ def test_what_is_wrong_is_found_before_anything_is_scored(runs, make_run, tmp_pa
     monkeypatch.setattr("resnet_jax.evaluation.run.open_split", lambda *_: pytest.fail("a split was opened"))
     with pytest.raises(ValueError, match="nothing to evaluate"):
         evaluate([])
+    with pytest.raises(FileNotFoundError, match="nowhere is not the workdir"):
+        evaluate(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="config='digits' must be what resnet_jax.load_config makes"):
+        evaluate(weights="net.safetensors", config="digits")
     with pytest.raises(ValueError, match="batch_size=0: must be at least 1"):
         evaluate(runs, batch_size=0)
     with pytest.raises(ValueError, match="name a folder for 2 workdirs"):

@@ -27,7 +27,7 @@ INPUT = InputDescription(
     RANDOM.uniform(0, 255, 3).astype(np.float32),
     RANDOM.uniform(50, 99, 3).astype(np.float32),
     ("cat", "dög", "a/../b", "\N{FROG FACE}", ""),
-    short_side=20,
+    short_side=24,
     resize="bilinear",
 )
 MEAN_IMAGE = dataclasses.replace(INPUT, mean=RANDOM.uniform(0, 255, SHAPE).astype(np.float32))
@@ -123,7 +123,8 @@ def test_one_file_is_for_all_platforms_and_one_device(tmp_path):
     assert not found.ordered_effects and not found.unordered_effects and not found.disabled_safety_checks
     # jax writes each convolution once for every platform; no platform has one of its own, whatever machine exports.
     for platform in ("cpu", "cuda", "rocm", "tpu"):
-        alone = read(export_inference(path, model, variables, input=INPUT, platforms=[platform]))
+        options = {"platforms": [platform], "overwrite": True}
+        alone = read(export_inference(path, model, variables, input=INPUT, **options))
         assert alone.platforms == (platform,)
         assert len(convolutions(alone)) == 7
         assert set(convolutions(alone)) == set(convolutions(found))
@@ -131,12 +132,12 @@ def test_one_file_is_for_all_platforms_and_one_device(tmp_path):
 
 def test_what_belongs_to_its_use_is_beside_it(exported):
     path, _, _ = exported
-    assert sorted(file.name for file in path.parent.iterdir()) == ["tiny.v1.jax_export", "tiny.v1.json"]
-    about = json.loads((path.parent / "tiny.v1.json").read_text())
+    assert sorted(file.name for file in path.parent.iterdir()) == ["tiny.v1.jax_export", "tiny.v1.jax_export.json"]
+    about = json.loads((path.parent / "tiny.v1.jax_export.json").read_text())
     assert about["file"] == path.name
     assert about["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert about["class_names"] == list(INPUT.class_names)
-    assert (about["image_shape"], about["short_side"], about["resize"]) == (list(SHAPE), 20, "bilinear")
+    assert (about["image_shape"], about["short_side"], about["resize"]) == (list(SHAPE), 24, "bilinear")
     assert (about["takes"], about["gives"]) == ("uint8[b,16,24,3]: images, not normalised", "float32[b,5]: logits")
     assert (about["jax"], about["platforms"]) == (jax.__version__, ["cpu", "cuda", "tpu"])
     assert about["calling_convention_version"] == read(path).calling_convention_version
@@ -171,6 +172,8 @@ WRONG = {
     "variables": ({"variables": without_classifier(tiny()[1])}, "was not written: tensor params/classifier/.* missing"),
     "class names": ({"input": dataclasses.replace(INPUT, class_names=("cat",))}, "class_names are 1, .* 5 classes"),
     "mean": ({"input": dataclasses.replace(INPUT, mean=np.float64([1, 2, 3]))}, "input/mean is float64"),
+    "mean not finite": ({"input": dataclasses.replace(INPUT, mean=np.float32([1, np.nan, 3]))}, "mean must be finite"),
+    "std": ({"input": dataclasses.replace(INPUT, std=np.float32([1, 0, 1]))}, "input/std must be finite and above 0"),
     "metrics": ({"metrics": {"error": float("nan")}}, "error=nan must be a finite number"),
 }
 
@@ -184,3 +187,19 @@ def test_nothing_is_written_of_what_is_wrong(tmp_path, case):
     with pytest.raises(ValueError, match=message):
         export_inference(**arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["net.jax_export", "net.jax_export.json"])
+def test_what_is_there_is_replaced_only_if_that_is_wanted(tmp_path, monkeypatch, name):
+    path, (model, variables) = tmp_path / "net.jax_export", tiny()
+    (tmp_path / name).write_text("precious")
+    (tmp_path / "net.json").write_text("precious")
+    with monkeypatch.context() as patch, pytest.raises(FileExistsError, match=f"/{name} is there already; overwrite="):
+        patch.setattr("jax.export.export", None)  # no work is done before
+        export_inference(path, model, variables, input=INPUT)
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(["net.json", name])
+    assert (tmp_path / name).read_text() == "precious"
+    export_inference(path, model, variables, input=INPUT, overwrite=True)
+    about = json.loads((tmp_path / "net.jax_export.json").read_text())
+    assert about["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (tmp_path / "net.json").read_text() == "precious"

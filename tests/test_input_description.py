@@ -1,5 +1,6 @@
 """Pixel statistics against numpy, and the file that carries them."""
 
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -41,3 +42,9 @@ def test_descriptions_are_the_same_only_if_all_of_it_is():
 def test_unknown_normalization_is_refused():
     with pytest.raises(ValueError, match="normalization='imagenet' is not one of pixel_mean"):
         describe_input(IMAGES, (), normalization="imagenet")
+
+
+def test_one_text_is_not_the_names_of_the_classes(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(ValueError, match="class_names='cat' must be several texts"):
+        InputDescription((8, 8, 3), np.zeros(3), np.ones(3), "cat")

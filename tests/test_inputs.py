@@ -73,28 +73,41 @@ def timm(**change):
 
 
 def test_timm_nets_are_tested_at_their_test_size():
-    found = timm_input(TIMM, num_classes=1000)
+    found = timm_input(TIMM, num_classes=1000, channels=3)
     assert_input(found.input, size=288, short_side=288, resize="pillow_bicubic")
     assert found.reason is None and found.input.class_names == imagenet_class_names()
     # resnet50.tv2_in1k: timm's way to say torchvision's 232.
     v2 = timm(input_size=[3, 176, 176], test_input_size=[3, 224, 224], test_crop_pct=0.965, interpolation="bilinear")
-    assert_input(timm_input(v2, num_classes=1000).input, size=224, short_side=232, resize="pillow_bilinear")
+    assert_input(timm_input(v2, num_classes=1000, channels=3).input, size=224, short_side=232, resize="pillow_bilinear")
 
 
 def test_timm_files_without_a_test_size_or_of_the_old_form():
     old = {"architecture": "resnet18", "input_size": [3, 160, 160], "crop_pct": 0.95, "num_classes": 7}
-    found = timm_input({**old, "label_names": list("abcdefg")}, num_classes=7).input
+    found = timm_input({**old, "label_names": list("abcdefg")}, num_classes=7, channels=3).input
     assert_input(found, size=160, short_side=168, resize="pillow_bicubic")
     assert found.class_names == tuple("abcdefg")
-    assert timm_input({"crop_pct": 0.95}, num_classes=7).input.short_side == 235
+    assert timm_input({"crop_pct": 0.95}, num_classes=7, channels=3).input.short_side == 235
     # timm's own defaults where a file says nothing.
-    assert_input(timm_input({}, num_classes=2).input, size=224, short_side=256, resize="pillow_bicubic")
+    assert_input(timm_input({}, num_classes=2, channels=3).input, size=224, short_side=256, resize="pillow_bicubic")
 
 
 def test_grey_timm_nets():
-    grey = timm(test_input_size=[1, 28, 28], test_crop_pct=None, crop_pct=1, mean=[0.1307], std=[0.3081])
-    input = timm_input(grey, num_classes=1000).input
+    grey = timm(
+        input_size=[1, 28, 28], test_input_size=[1, 28, 28], test_crop_pct=None, crop_pct=1, mean=[0.1307], std=[0.3081]
+    )
+    input = timm_input(grey, num_classes=1000, channels=1).input
     assert_input(input, size=28, short_side=28, resize="pillow_bicubic", mean=[33.3285], std=[78.5655])
+
+
+def test_a_timm_file_must_say_the_net_s_own_channels():
+    for key in ("input_size", "test_input_size"):
+        with pytest.raises(ValueError, match=rf"{key}=\[1, 28, 28\]; allowed: 3 channels, as many as the net takes"):
+            timm_input(timm(**{key: [1, 28, 28]}), num_classes=1000, channels=3)
+    with pytest.raises(ValueError, match=r"input_size=\[3, 224, 224\]; allowed: 1 channels"):
+        timm_input(TIMM, num_classes=1000, channels=1)
+    # timm's defaults are those of RGB images.
+    found = timm_input({}, num_classes=2, channels=1)
+    assert found.input is None and found.reason == "images of 1 channels: no input_size is stated"
 
 
 @pytest.mark.parametrize("place", ["outer", "inner"])
@@ -109,7 +122,7 @@ def test_grey_timm_nets():
 )
 def test_timm_class_names(place, labels, expected):
     config = {**TIMM, "label_names": labels} if place == "outer" else timm(label_names=labels)
-    assert timm_input(config, num_classes=1000).input.class_names == expected
+    assert timm_input(config, num_classes=1000, channels=3).input.class_names == expected
 
 
 @pytest.mark.parametrize(
@@ -122,7 +135,7 @@ def test_timm_class_names(place, labels, expected):
     ],
 )
 def test_what_timm_does_and_a_description_cannot_say_has_a_reason(change, reason):
-    found = timm_input(timm(**change), num_classes=1000)
+    found = timm_input(timm(**change), num_classes=1000, channels=3)
     assert found.input is None and reason in found.reason
 
 
@@ -164,13 +177,13 @@ HUGE = 10**400
 )
 def test_nonsense_in_a_timm_file_is_named(change, message):
     with pytest.raises(ValueError, match=message):
-        timm_input(timm(**change), num_classes=1000)
+        timm_input(timm(**change), num_classes=1000, channels=3)
 
 
 @pytest.mark.parametrize("config", [None, [], "x", {"pretrained_cfg": []}, {"num_classes": "many"}])
 def test_a_timm_file_of_another_form_is_refused(config):
     with pytest.raises(ValueError, match="^config.json"):
-        timm_input(config, num_classes=1000)
+        timm_input(config, num_classes=1000, channels=3)
 
 
 # As microsoft/resnet-50 has it, and as transformers 5 writes it.

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 
 import jax
 import jax.numpy as jnp
@@ -181,8 +182,16 @@ def test_nets_that_a_library_cannot_express_are_refused(tmp_path, library, name,
 
 
 INPUTS = [
-    (("timm", "huggingface"), {"mean": np.zeros(SHAPE, np.float32)}, "no place for a mean image.* give .*channel_mean"),
-    (("timm", "huggingface"), {"resize": "area"}, "no resize='area'; it has pillow_bilinear, pillow_bicubic"),
+    (
+        ("timm", "huggingface"),
+        {"mean": np.zeros(SHAPE, np.float32)},
+        "no place for a mean image.* 0,0,0, as --mean changes",
+    ),
+    (
+        ("timm", "huggingface"),
+        {"resize": "area"},
+        "no resize='area'; --resize=pillow_bilinear or pillow_bicubic is near",
+    ),
     (("timm", "huggingface"), {"resize": "bilinear"}, "no resize='bilinear'"),
     (("timm", "huggingface"), {"image_shape": (64, 32, 3)}, r"square images of three channels; found \(64, 32, 3\)"),
     (("timm", "huggingface"), {"image_shape": (64, 64, 1)}, "three channels"),
@@ -216,19 +225,68 @@ def test_a_file_of_another_ending_is_refused(tmp_path, basic):
 
 def test_a_folder_that_is_not_empty_is_refused(tmp_path, basic):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="is there already; choose a new folder or an empty one"):
-        write_huggingface(tmp_path, *basic, input=INPUT)
+    for there in (tmp_path, tmp_path / "notes.txt"):
+        with pytest.raises(FileExistsError, match="is there already; choose a new folder or an empty one"):
+            write_huggingface(there, *basic, input=INPUT)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_an_empty_folder_is_filled_and_the_rest_of_a_killed_run_goes(tmp_path):
-    net = make(**TINY)
-    (tmp_path / "net").mkdir()
-    (tmp_path / "net.unfinished").mkdir()
-    (tmp_path / "net.unfinished" / "old.json").write_text("{}")
-    write_huggingface(tmp_path / "net", *net, input=INPUT)
+@pytest.mark.parametrize("to", ["empty", "nothing"])
+def test_a_link_is_refused(tmp_path, basic, to):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / to)
+    with pytest.raises(FileExistsError, match="link is there already"):
+        write_huggingface(tmp_path / "link", *basic, input=INPUT)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "link"]
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o027])
+def test_an_empty_folder_is_filled_with_the_permissions_of_any_other(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        (tmp_path / "net").mkdir(mode=0o700)
+        write_huggingface(tmp_path / "net", *make(**TINY), input=INPUT)
+        (tmp_path / "other").mkdir()
+        (tmp_path / "other" / "file").touch()
+    finally:
+        os.umask(before)
+    assert (tmp_path / "net").stat().st_mode == (tmp_path / "other").stat().st_mode
+    modes = [path.stat().st_mode for path in (tmp_path / "net").iterdir()]
+    assert modes == [(tmp_path / "other" / "file").stat().st_mode] * 3
+
+
+@pytest.mark.parametrize("kind", ["folder", "link"])
+def test_nobody_else_s_unfinished_folder_is_touched(tmp_path, kind):
+    mine = tmp_path / ("net.unfinished" if kind == "folder" else "mine")
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("mine")
+    if kind == "link":
+        (tmp_path / "net.unfinished").symlink_to(mine)
+    write_huggingface(tmp_path / "net", *make(**TINY), input=INPUT)
+    assert {path.name for path in tmp_path.iterdir()} == {"net", "net.unfinished", mine.name}
+    assert (tmp_path / "net.unfinished" / "thesis.txt").read_text() == "mine"
+    assert len(list(mine.iterdir())) == 1 and len(list((tmp_path / "net").iterdir())) == 3
+
+
+def test_of_two_writers_at_once_one_has_the_folder_whole_and_the_other_is_told(tmp_path, monkeypatch):
+    model, variables = make(**TINY)
+    others = jax.tree.map(np.zeros_like, variables)
+    write_text = interchange.write_text_atomically
+
+    def in_between(path, text):
+        monkeypatch.setattr(interchange, "write_text_atomically", write_text)
+        write_huggingface(tmp_path / "net", model, others, input=INPUT)
+        return write_text(path, text)
+
+    monkeypatch.setattr(interchange, "write_text_atomically", in_between)
+    with pytest.raises(FileExistsError, match="is there already; choose a new folder or an empty one"):
+        write_huggingface(tmp_path / "net", model, variables, input=INPUT)
     assert [path.name for path in tmp_path.iterdir()] == ["net"]
-    assert len(list((tmp_path / "net").iterdir())) == 3
+    names = {path.name for path in (tmp_path / "net").iterdir()}
+    assert names == {"config.json", "preprocessor_config.json", "model.safetensors"}
+    tensors = load_file(tmp_path / "net" / "model.safetensors")
+    assert not any(tensor.any() for tensor in tensors.values())
 
 
 def test_a_folder_is_there_whole_or_not_at_all(tmp_path, monkeypatch):

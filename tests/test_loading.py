@@ -104,6 +104,20 @@ def test_a_plain_net_takes_all_of_its_residual_twin(saved):
     loaded, report = load_partial(path, create_model("cifar_plain20", **TINY))
     assert_equal(loaded, variables)
     assert report.skipped == ()
+    assert report.differing == ("shortcut: A there, None here",)
+
+
+def test_what_shapes_do_not_show_is_in_the_report_and_warned_of(tmp_path, caplog):
+    options = {"width": 4, "stage_sizes": (1, 1), "num_classes": 2}
+    model = create_model("resnet50_v1_5", **options)
+    path = save_pretrained(tmp_path / "net.safetensors", model, initialize(model, jax.random.key(0), (32, 32, 3)))
+    _, report = load_partial(path, create_model("resnet50", pool_padding="end", **options))
+    assert report.differing == ("stride_in: 3x3 there, 1x1 here", "pool_padding: both there, end here")
+    assert "; stride_in: 3x3 there, 1x1 here" in str(report)
+    assert [message.partition(": ")[2] for message in caplog.messages] == [
+        "the net computes something else: stride_in: 3x3 there, 1x1 here; pool_padding: both there, end here"
+    ]
+    assert load_partial(path, model.clone(remat=True))[1].differing == ()
 
 
 def test_a_net_that_nothing_fits_is_refused(saved):

@@ -89,6 +89,9 @@ def test_other_forms_of_the_same_net(written):
     _, expected = read_msra(written(net))
     layer_of(net, "pool1").pooling_param.round_mode = 1
     layer_of(net, "pool1").pooling_param.pad = 1
+    layer_of(net, "pool5").pooling_param.CopyFrom(
+        type(layer_of(net, "pool5").pooling_param)(pool=1, global_pooling=True)
+    )
     layer_of(net, "fc1000").name = "fc_of_mine"
     layer_of(net, "res3a").eltwise_param.operation = 1
     layer_of(net, "res3a").eltwise_param.coeff.extend([1, 1])
@@ -208,6 +211,17 @@ MISMATCHES = {
     "no padding, rounded down": (lambda net: set_param(net, "pool1", "pooling", round_mode=1), r"pool1: .*\(0, 0, 1\)"),
     "padding, rounded up": (lambda net: set_param(net, "pool1", "pooling", pad=1), r"pool1: .*\(1, 1, 0\)"),
     "an average first": (lambda net: set_param(net, "pool1", "pooling", pool=1), "pool1: pool is 1"),
+    "other windows last": (lambda net: set_param(net, "pool5", "pooling", kernel_size=4), r"pool5: kernel is \(4, 4\)"),
+    "windows of one": (lambda net: set_param(net, "pool5", "pooling", kernel_size=1), r"pool5: kernel is \(1, 1\)"),
+    "windows apart": (lambda net: set_param(net, "pool5", "pooling", stride=7), r"pool5: stride is \(7, 7\)"),
+    "statistics of the batch": (
+        lambda net: set_param(net, "bn2a_branch1", "batch_norm", use_global_stats=False),
+        "bn2a_branch1: use_global_stats is 0, expected 1",
+    ),
+    **{
+        f"eps {eps}": (partial(set_param, name="bn_conv1", kind="batch_norm", eps=eps), f"bn_conv1: eps is {eps:g}, ex")
+        for eps in (float("nan"), float("inf"), -1.0)
+    },
     "a maximum last": (lambda net: set_param(net, "pool5", "pooling", pool=0), "pool5: pool is 0"),
     "a product": (lambda net: set_param(net, "res3a", "eltwise", operation=0), "res3a: operation is 0"),
     "a difference": (lambda net: set_param(net, "res3a", "eltwise", coeff=[1, -1]), "res3a: coeff"),

@@ -99,14 +99,17 @@ def test_images_that_vary_are_seen_as_protocol_center_does_and_others_whole(tmp_
         assert dict(found.classes) == pytest.approx(dict(expected.classes), rel=1e-4)
 
 
-def test_a_folder_stands_for_its_images_in_sorted_order(tmp_path):
+def test_a_folder_stands_for_its_images_in_sorted_order(tmp_path, caplog):
     names = ("b/2.JPG", "b/10.jpeg", "a.png", "b.png", "B.gif", "c/d/e.bmp", ".hidden.png", ".git/x.png", "notes.txt")
     for name in (*names, "folder.png/x.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "circle").symlink_to(tmp_path)
     (tmp_path / "link.png").symlink_to(tmp_path / "a.png")
+    (tmp_path / "c" / "photo.WEBP").touch()
+    (tmp_path / "README").touch()
     found = [os.path.relpath(path, tmp_path) for path in image_files([tmp_path])]
+    assert caplog.messages == [f"{tmp_path}: 4 files passed over (.txt, .webp, no ending)"]
     assert found == ["B.gif", "a.png", "b/10.jpeg", "b/2.JPG", "b.png", "c/d/e.bmp", "link.png"]
     named = [tmp_path / "notes.txt", str(tmp_path / "c"), tmp_path / "gone.png", str(tmp_path / "c")]
     assert image_files(named) == [str(tmp_path / name) for name in ("notes.txt", "c/d/e.bmp", "gone.png", "c/d/e.bmp")]

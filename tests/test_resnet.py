@@ -233,12 +233,20 @@ def test_without_classes_the_net_is_its_own_backbone(small):
     np.testing.assert_allclose(pooled, features["pooled"], rtol=1e-5, atol=1e-6)
 
 
-def test_an_image_without_batch_axis_is_refused(small, monkeypatch):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x[0], r"\[n, h, w, c\], found \(16, 16, 3\)"),
+        (lambda x: jnp.moveaxis(x, -1, 1), r"found \(\d+, 3, 16, 16\): the channels come last"),
+        (lambda x: x.astype(jnp.uint8), "normalised floats, found uint8"),
+    ],
+)
+def test_images_of_another_form_are_refused(small, monkeypatch, change, message):
     model, variables, images, _ = small
     # Users run without the annotations' checks, which would speak first.
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-    with pytest.raises(ValueError, match=r"\[n, h, w, c\], found \(16, 16, 3\)"):
-        model.apply(variables, images[0], train=False)
+    with pytest.raises(ValueError, match=message):
+        model.apply(variables, change(jnp.asarray(images)), train=False)
 
 
 def test_dropout_needs_its_key_in_training_only(small):

@@ -122,7 +122,7 @@ def test_a_published_file(real_data):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("key", ["state_dict", "model", "model_state", "state_dict_ema", "net"])
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "model_state", "state_dict_ema", "net"])
 def test_the_state_dict_is_found_beside_anything(form, key, tmp_path):
     beside = {"epoch": number(3), "optimizer": mapping({"state": b"]"}), "best": tensor()}
     found = read_torch(write(tmp_path / "file.pth", form, mapping({**beside, key: mapping(NET)})))

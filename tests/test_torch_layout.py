@@ -2,6 +2,7 @@
 
 import math
 import time
+import tracemalloc
 import weakref
 
 import jax
@@ -53,6 +54,10 @@ def tensors_of(shapes, dtype=np.float32):
 def with_shapes(changes, shapes):
     """The tensors, some of other shapes, some gone (None), some more."""
     return tensors_of({name: shape for name, shape in {**shapes, **changes}.items() if shape is not None})
+
+
+def unread():
+    raise AssertionError("a value is read")
 
 
 def infer(shapes_or_tensors, model, spelling):
@@ -115,6 +120,28 @@ def test_a_value_beyond_float32_is_refused():
     net = infer_torch(nets.stored(values))
     with pytest.raises(ValueError, match=r"layer1.0.bn1.bias holds float64 values beyond"):
         read_variables(net, nets.stored(values))
+
+
+@pytest.mark.parametrize("variance", [-1e-3, np.nan, np.inf])
+def test_a_variance_that_is_none_is_refused(variance):
+    values = dict(nets.fill(shapes_of(tiny())))
+    values["layer1.0.bn1.running_var"][1] = variance
+    net = infer_torch(nets.stored(values))
+    with pytest.raises(ValueError, match=f"layer1.0.bn1.running_var has the variance {variance:g}; it must be finite"):
+        read_variables(net, nets.stored(values))
+
+
+def test_many_deep_names_cost_little():
+    """Every part of a name but the last is a module, and the longest names could have a hundred."""
+    tensors = dict.fromkeys(
+        (f"{number:05}" + ".a" * 90 for number in range(20_000)), StoredTensor((0,), "float32", unread)
+    )
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="a name of 91 parts"):
+        infer_torch(tensors)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 20_000_000
 
 
 def test_infinite_values_are_kept():
@@ -187,6 +214,15 @@ def test_the_stride_is_the_callers_to_say():
         infer_torch(tensors_of(shapes_of(tiny())), stride_in="1x1")
 
 
+@pytest.mark.parametrize("prefix", ["", "module.", "model._orig_mod."])
+def test_a_classifier_may_be_the_one_linear_layer_of_a_sequence(prefix):
+    shapes = {name.replace("fc.", "fc.1."): shape for name, shape in shapes_of(tiny()).items()}
+    net = infer_torch(tensors_of({prefix + name: shape for name, shape in shapes.items()}))
+    assert net.model == tiny() and net.spelling.head == "fc.1"
+    with pytest.raises(ValueError, match="fc.weight is missing|'fc.0.weight' of shape"):
+        infer_torch(tensors_of(shapes | {"fc.0.weight": (8, 8), "fc.0.bias": (8,)}))
+
+
 BASIC, BOTTLENECK = shapes_of(tiny(width=4)), shapes_of(tiny("resnet50", width=4))
 VECTOR = (4,)
 
@@ -225,6 +261,11 @@ VECTOR = (4,)
         ({"conv1.weight": (4, 3, 7, 7)}, {}, "layer1.0.conv1.weight is missing"),
         ({}, {}, "there are no tensors"),
         ({"a" * 300: VECTOR}, {}, "a name of 300 characters"),
+        ({f"module.{'a.' * 12}b": VECTOR}, {}, "tensor 'a.a.a.* has a name of 13 parts, more than 12"),
+        (BASIC, {"bn1.num_batches_tracked": (1,)}, r"'bn1.num_batches_tracked' of shape \(1,\) is none"),
+        (BASIC, {"bn2.num_batches_tracked": ()}, r"'bn2.num_batches_tracked' of shape \(\) is none"),
+        (BASIC, {"layer1.0.conv1.num_batches_tracked": ()}, "'layer1.0.conv1.num_batches_tracked' of shape"),
+        (BASIC, {"fc.weight": None, "fc.1.weight": (8,), "fc.1.bias": (8,), "fc.bias": None}, "fc.weight is missing"),
         (shapes_of(tiny("resnet50"), huggingface_spelling()), {}, "'resnet.embedder.* needs the config.json"),
     ],
 )  # fmt: skip
@@ -256,9 +297,56 @@ def test_a_huge_claim_is_refused_at_once():
 
 
 def test_timm_s_config_goes_with_its_tensors():
-    model = tiny(width=4)
-    assert infer_timm({"architecture": "resnet18", "num_classes": 5}, tensors_of(BASIC)).model == model
-    assert infer_timm({"architecture": "tv_resnet50"}, tensors_of(BOTTLENECK), stride_in="1x1").model.stride_in == "1x1"
+    assert infer_timm({"architecture": "resnet18", "num_classes": 1000}, real("resnet18")).model == create_model(
+        "resnet18"
+    )
+    found = infer_timm({"architecture": "tv_resnet50"}, real("resnet50"), stride_in="1x1")
+    assert found.model == create_model("resnet50")
+
+
+def real(name, **options):
+    """Tensors of a net's true size, which have no values."""
+    shapes = shapes_of(create_model(name, **options))
+    return {name: StoredTensor(shape, "float32", unread) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name", "options"),
+    [
+        ("resnet34", "resnet34", {}),
+        ("resnet26", "resnet50", {"stage_sizes": (2, 2, 2, 2)}),
+        ("resnet200", "resnet50", {"stage_sizes": (3, 24, 36, 3)}),
+        ("gluon_resnet101_v1b", "resnet101", {}),
+        ("ssl_resnet18", "resnet18", {}),
+        ("swsl_resnet50", "resnet50", {"num_classes": None}),
+        ("tv_resnet152", "resnet152", {}),
+    ],
+)
+def test_timm_s_names_of_nets_like_ours(architecture, name, options):
+    classes = options.get("num_classes", 1000) or 0
+    arguments = {"in_chans": 3, "num_classes": classes, "global_pool": "avg"}
+    config = {"architecture": architecture, "global_pool": "avg", "pretrained_cfg": {"global_pool": None}}
+    config |= {"num_classes": classes, "model_args": arguments}
+    assert infer_timm(
+        config, real(name, **options), stride_in="1x1" if name != "resnet34" and "18" not in name else None
+    )
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name", "options"),
+    [
+        ("resnet50", "resnet18", {}),
+        ("resnet34", "resnet18", {}),
+        ("resnet34", "resnet50", {}),
+        ("resnet18", "resnet18", {"width": 32}),
+        ("resnet18", "resnet18", {"stem": "cifar"}),
+        ("resnet18", "resnet18", {"shortcut": "C"}),
+        ("resnet18", "resnet18", {"shortcut": "A"}),
+    ],
+)
+def test_timm_s_architecture_must_be_that_of_the_tensors(architecture, name, options):
+    with pytest.raises(ValueError, match=f"architecture='{architecture}'; the tensors are those of .* blocks"):
+        infer_timm({"architecture": architecture}, real(name, **options))
 
 
 @pytest.mark.parametrize(
@@ -270,14 +358,24 @@ def test_timm_s_config_goes_with_its_tensors():
             {"architecture": "resnet18", "model_args": {"output_stride": 8}},
             "model_args={'output_stride': 8} may change",
         ),
-        ({"architecture": "resnet18", "num_classes": 4}, "num_classes=4; the tensors have 5"),
+        *(
+            ({"architecture": name}, f"architecture='{name}' is none of ours: resnet18, ")
+            for name in ("resnext50_32x4d", "vit_base", "resnet18d", "resnet10t", "gluon_resnet18", "resnet18_v1b", "")
+        ),
+        ({"architecture": "resnet18", "model_args": ["a"]}, r"model_args=\['a'\] may change"),
+        ({"architecture": "resnet18", "model_args": {"in_chans": 1}}, "in_chans=1; the tensors have 3"),
+        ({"architecture": "resnet18", "model_args": {"num_classes": 4}}, "num_classes=4; the tensors have 1000"),
+        ({"architecture": "resnet18", "model_args": {"global_pool": "max"}}, "global_pool='max'; only 'avg'"),
+        ({"architecture": "resnet18", "global_pool": "max"}, "global_pool='max'; only 'avg'"),
+        ({"architecture": "resnet18", "pretrained_cfg": {"global_pool": ""}}, "global_pool=''; only 'avg'"),
+        ({"architecture": "resnet18", "num_classes": 4}, "num_classes=4; the tensors have 1000"),
         ({}, "names no architecture"),
         (["resnet18"], "names no architecture"),
     ],
 )
 def test_timm_s_other_nets_of_the_same_tensors_are_refused(config, message):
     with pytest.raises(ValueError, match=message):
-        infer_timm(config, tensors_of(BASIC))
+        infer_timm(config, real("resnet18"))
 
 
 HUGGINGFACE = shapes_of(tiny("resnet50"), huggingface_spelling())

@@ -20,6 +20,7 @@ from safetensors.numpy import load, save
 from resnet_jax.data.input_description import InputDescription
 from resnet_jax.models.normalization import freeze_batch_norm
 from resnet_jax.models.registry import create_model, initialize
+from resnet_jax.models.resnet import ResNet
 from resnet_jax.pretrained.layout import variable_shapes
 from resnet_jax.pretrained.loading import load_pretrained
 from resnet_jax.pretrained.reading import load_weights
@@ -33,7 +34,7 @@ INPUT = InputDescription(
     RANDOM.uniform(0, 255, SHAPE).astype(np.float32),
     RANDOM.uniform(1, 99, 3).astype(np.float32),
     ("cat", "dög", "a/../b", "\N{FROG FACE}", ""),
-    short_side=7,
+    short_side=8,
     resize="bilinear",
     source="measured",
 )
@@ -319,6 +320,9 @@ DAMAGES = {
     "endless stages": (with_setting("net", stage_sizes=[1] * 1000), "too few for the net"),
     "endless width": (with_setting("net", width=10**30), "too few for the net"),
     "doubled to no end": (with_setting("net", stage_sizes=[1] * 30, scan=True), "too few for the net"),
+    "momentum that is none": (with_setting("net", bn_momentum=False), r"net.bn_momentum=False must be a number in"),
+    "dropout that is none": (with_setting("net", dropout_rate=False), r"net.dropout_rate=False must be a number in"),
+    "endless groups": (with_setting("net", bn_group_size=2**20 + 1), "net.bn_group_size=1048577 must be at most"),
     "endless classes": (
         with_document(lambda document: {**document, "input": document["net"].update(num_classes=10**30)}),
         "too few for the net",
@@ -330,6 +334,9 @@ DAMAGES = {
     "two classes": (with_setting("input", class_names=["a", "b"]), "input.class_names are 2, the net has 5 classes"),
     "numbered classes": (with_setting("input", class_names=[0, 1, 2, 3, 4]), "class_names must be a list of texts"),
     "image shape": (with_setting("input", image_shape=[8, 8]), "must be three positive whole numbers"),
+    "endless image": (with_setting("input", image_shape=[8, 4097, 3], mean_shape=[3]), "at most 4096 pixels high"),
+    "image larger than what it is cut from": (with_setting("input", short_side=7), "short_side=7 must be .* from 8"),
+    "endless short side": (with_setting("input", short_side=10**9), "short_side=1000000000 must be .* to 40960"),
     "mean of one pixel": (with_setting("input", mean_shape=[3]), rf"input/mean is .*\(6, 8, 3\); .*{NEEDED} \(3,\)"),
     "resize": (
         with_setting("input", resize="cubic"),
@@ -371,6 +378,37 @@ def test_a_damaged_file_is_refused_by_name_quickly(tmp_path, saved, damage):
     assert seconds < 3
     assert peak_bytes < 10 * path.stat().st_size + 20_000_000
     assert len(str(error.value)) < 1500
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"), [(9, "are too few for the net"), (10, f"norm1/mean is missing; .*{NEEDED}")]
+)
+def test_a_claim_of_many_blocks_costs_little(tmp_path, monkeypatch, saved, tensors, message):
+    """Tracing takes 10 ms a block, and in a file it takes 600 bytes."""
+    _, document, _ = split(saved.read_bytes())
+    document = {**document, "net": {**document["net"], "stage_sizes": [300], "width": 1}, "input": None}
+    count = 300 * tensors
+    header = {f"{i:x}": {"dtype": "U8", "shape": [1], "data_offsets": [i, i + 1]} for i in range(count)}
+    path = tmp_path / "claim.safetensors"
+    path.write_bytes(join(header, document, bytes(count)))
+    made, make_block = [], ResNet.make_block
+
+    def counted(self, *arguments, **options):
+        made.append(options)
+        return make_block(self, *arguments, **options)
+
+    monkeypatch.setattr(ResNet, "make_block", counted)
+    with pytest.raises(ValueError, match=message):
+        load_weights(path)
+    assert len(made) == (2 if tensors == 10 else 0)
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_blocks_that_are_alike_need_not_be_traced(net):
+    name, options = NETS[net]
+    model = create_model(name, **{**TINY, **options, "stage_sizes": (1, 2, 4)})
+    images = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
+    assert variable_shapes(model, 3) == jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
 
 
 def test_a_file_without_input_and_first_layer_is_refused(tmp_path):

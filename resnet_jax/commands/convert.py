@@ -28,6 +28,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--class_names", metavar="FILE", help="a line for each class")
     parser.add_argument("--name", metavar="NAME", help="what the net is called (as its layers say)")
     parser.add_argument("--license", metavar="TERMS", help="on what terms the parameters may be used")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file OUT; it may be IN itself")
 
 
 def run(flags: argparse.Namespace) -> None:

@@ -41,6 +41,11 @@ class InputDescription:
     color_values: np.ndarray | None = None
     color_vectors: np.ndarray | None = None
 
+    def __post_init__(self) -> None:
+        """Raises a ValueError for a text in place of the names, which would count as one name a letter."""
+        if isinstance(self.class_names, str):
+            raise ValueError(f"class_names={self.class_names[:100]!r} must be several texts, one a class")
+
     def save(self, path: Path) -> None:
         """Writes the description as an .npz file of plain arrays."""
         names = np.asarray(self.class_names, dtype=np.str_)

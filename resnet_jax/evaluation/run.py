@@ -23,10 +23,10 @@ PathLike = str | os.PathLike
 
 
 def evaluate(
-    workdirs: Sequence[PathLike],
+    workdirs: PathLike | Sequence[PathLike] = (),
     *,
-    weights: Sequence[PathLike] = (),
-    scores: Sequence[PathLike] = (),
+    weights: PathLike | Sequence[PathLike] = (),
+    scores: PathLike | Sequence[PathLike] = (),
     config: Any = None,
     protocol: str = "center",
     average: str = "probabilities",
@@ -42,7 +42,7 @@ def evaluate(
     """Tests trained nets on a whole split, each alone and, if there are several, their ensemble (Table 5).
 
     Args:
-      workdirs: of the runs.
+      workdirs: of the runs; one path, or several, as of the next two.
       weights: what `load_weights` reads (files, folders, names of the catalogue), more nets.
       scores: files that `save_scores` made, of more members.
       config: says on what data the nets of weight files are tested, from `load_config`; None is the first run's.
@@ -69,6 +69,7 @@ def evaluate(
       FileNotFoundError: a workdir that holds no run or no checkpoint, or a data set or file that is missing.
       ValueError: no member, members of different images, or an unknown protocol, split or checkpoint.
     """
+    workdirs, weights, scores = _paths(workdirs), _paths(weights), _paths(scores)
     if not workdirs and not weights and not scores:
         raise ValueError("there is nothing to evaluate: name a workdir, a weight file or a file of scores")
     for key, value, lowest in (("batch_size", batch_size, 1), ("workers", workers, 0)):
@@ -86,6 +87,8 @@ def evaluate(
             raise ValueError("recompute_statistics needs the training's config: a workdir, not a weight file")
         if config is None and not nets:
             raise ValueError("a weight file does not say on what data to test it: name a config, or a workdir besides")
+        if isinstance(config, str):
+            raise ValueError(f"config={config!r} must be what resnet_jax.load_config makes of a name or a file")
         described = nets[0].config if config is None else config
         nets += [TrainedNet.from_weights(path, config=described, mesh=mesh) for path in weights]
     for net in nets:
@@ -175,6 +178,10 @@ class _Test:
         logits, labels = score(net.variables, open_split(config, self.info, self.split, mesh))
         label = self.protocol.label
         return Scores(logits, labels, name, label, dataset=self.info.name, split=self.split, step=net.step)
+
+
+def _paths(paths: PathLike | Sequence[PathLike]) -> list[PathLike]:
+    return [paths] if isinstance(paths, str | os.PathLike) else list(paths)
 
 
 def _first(class_names: Sequence[str]) -> str:

@@ -68,12 +68,9 @@ class TrainedNet:
 
     @classmethod
     def from_weights(cls, path: str | os.PathLike, *, config: Any, mesh: Mesh) -> "TrainedNet":
-        """Reads a weight file; raises as `load_weights` does, and ValueError if it does not say what input it takes."""
-        file = load_weights(path)
-        if file.input is None:
-            raise ValueError(
-                f"{path} does not say what input its net expects: save it with save_pretrained(..., input=)"
-            )
+        """Reads a weight file; raises as `load_net` does."""
+        file = load_net(weights=path)
+        assert file.input is not None
         return cls(config, file.input, file.model, None, replicate(jax.tree.map(jnp.asarray, file.variables), mesh))
 
     def with_recomputed_statistics(

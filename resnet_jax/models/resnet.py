@@ -95,12 +95,16 @@ class ResNet(nn.Module):
           pair of that and a dict of "stem", "stage1", ..., "pooled".
 
         Raises:
-          ValueError: if images are not of rank 4, the batch does not split into groups of bn_group_size, pool_window
-            does not fit the last stage, or sizes are not [n, 2], or come with batch statistics or an h or w that
-            `total_stride` does not divide.
+          ValueError: if images are not floats of rank 4 with the channels last, the batch does not split into groups of
+            bn_group_size, pool_window does not fit the last stage, or sizes are not [n, 2], or come with batch
+            statistics or an h or w that `total_stride` does not divide.
         """
         if images.ndim != 4:
             raise ValueError(f"images must have shape [n, h, w, c], found {images.shape}; add the batch axis")
+        if not jnp.issubdtype(images.dtype, jnp.floating):
+            raise ValueError(f"images must be normalised floats, found {images.dtype}")
+        if images.shape[1] in (1, 3) and min(images.shape[2:]) > 4:
+            raise ValueError(f"images must have shape [n, h, w, c], found {images.shape}: the channels come last")
         use_running_average = not train if use_running_average is None else use_running_average
         update_statistics = train if update_statistics is None else update_statistics
         norm = self.make_norm(use_running_average=use_running_average, update_statistics=update_statistics)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,16 +10,24 @@ from typing import Any
 
 import numpy as np
 
+from resnet_jax.atomic_files import check_new_file
 from resnet_jax.data.input_description import InputDescription
 from resnet_jax.data.resize import check_resize
 from resnet_jax.pretrained.caffe.caffe_file import read_binaryproto
 from resnet_jax.pretrained.class_names import default_class_names
-from resnet_jax.pretrained.pytorch.interchange import write_huggingface, write_timm, write_torchvision
+from resnet_jax.pretrained.pytorch.interchange import (
+    check_new_folder,
+    write_huggingface,
+    write_timm,
+    write_torchvision,
+)
 from resnet_jax.pretrained.reading import load_weights
 from resnet_jax.pretrained.weight_file import WeightFile
 from resnet_jax.pretrained.weights import save_pretrained
 
 TARGETS = ("resnet_jax", "torchvision", "timm", "huggingface")
+
+_log = logging.getLogger(__name__)
 
 
 def convert(
@@ -36,8 +45,11 @@ def convert(
     class_names: Sequence[str] | None = None,
     name: str | None = None,
     license: str | None = None,
+    overwrite: bool = False,
 ) -> WeightFile:
     """Reads a net from a file of any kind that is known and writes it in one of four.
+
+    "torchvision" is a bare state dict; a warning is logged of what is known of the net and lost there.
 
     What the net expects of its input is taken from the file or from what lies beside it. State dicts and .caffemodel
     files do not say it; then it is what nets from there were tested with, and the arguments from `mean` to
@@ -58,16 +70,23 @@ def convert(
       class_names: by class number.
       name: what the net is called; None is what its layers say, e.g. "resnet50_v1_5".
       license: on what terms the parameters may be used.
+      overwrite: whether a file at `output` is replaced, which may be the source itself; a folder that is not empty
+        never is.
 
     Returns:
       What was written.
 
     Raises:
+      FileExistsError: there is something at `output`, see `overwrite`; nothing is read then.
       FileNotFoundError: there is no such source.
       ValueError: the source is none that can be used, an argument is not allowed, or the target cannot express the net.
     """
     if to not in TARGETS:
         raise ValueError(f"to={to!r} is not one of {', '.join(TARGETS)}")
+    if to in ("timm", "huggingface"):
+        check_new_folder(output)
+    elif not overwrite:
+        check_new_file(output)
     if isinstance(source, WeightFile):
         file = source
     else:
@@ -90,12 +109,21 @@ def _write(output: str | os.PathLike, file: WeightFile, to: str) -> None:
         save_pretrained(output, **described)
     elif to == "torchvision":
         write_torchvision(output, file.model, file.variables)
+        _warn_of_loss(output, file)
     elif file.input is None:
         raise ValueError(f"{to} needs what the net expects of its input: give mean, std and image_size")
     elif to == "timm":
         write_timm(output, file.model, file.variables, input=file.input)
     else:
         write_huggingface(output, file.model, file.variables, input=file.input)
+
+
+def _warn_of_loss(output: str | os.PathLike, file: WeightFile) -> None:
+    """Logs what is known of the net and no state dict holds."""
+    view = ("image size", "mean", "std", "resizing", "class names") if file.input is not None else ()
+    labels = (key for key in ("name", "metrics", "source", "license") if getattr(file, key))
+    if lost := ", ".join((*view, *labels)):
+        _log.warning("%s: a state dict cannot hold, and so it lacks: %s", output, lost)
 
 
 def _changed_input(file: WeightFile, changes: dict[str, Any], class_names: Sequence[str] | None) -> InputDescription:
@@ -113,8 +141,12 @@ def _changed_input(file: WeightFile, changes: dict[str, Any], class_names: Seque
         fields[key] = np.asarray(changes[key] if key in changes else fields[key], np.float32)
         if fields[key].shape not in ((channels,), shape)[: 2 if key == "mean" else 1]:
             raise ValueError(f"{key} has shape {fields[key].shape}; the net's images have shape {shape}")
+        if key in changes and 0 < fields[key].max() <= (1 if key == "mean" else 0.999):
+            raise ValueError(f"{key}={changes[key]}: it is of pixels from 0 to 255; of those from 0 to 1, 255 times it")
     if "resize" in changes:
         check_resize(changes["resize"])
+    if isinstance(class_names, str):
+        raise ValueError(f"class_names={class_names!r} must be a list of texts, not one")
     if class_names is not None:
         fields["class_names"] = tuple(class_names)
     elif old is None:

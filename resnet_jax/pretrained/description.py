@@ -9,10 +9,12 @@ from typing import Any
 from resnet_jax.data.input_description import InputDescription
 from resnet_jax.data.resize import check_resize
 from resnet_jax.models.resnet import ResNet
+from resnet_jax.pretrained.json_section import LARGEST_IMAGE
 from resnet_jax.pretrained.net_settings import check_keys, make_net, net_settings
 
 # 1 had no net.pool_padding.
 FORMAT_VERSION = 2
+_LARGEST_SHORT_SIDE = 10 * LARGEST_IMAGE
 # A thousand class names are 30 kB.
 LARGEST_BYTES = 4 * 2**20
 
@@ -104,14 +106,20 @@ def _read_input(input: Any, model: ResNet) -> dict[str, Any]:
     shape, names = input["image_shape"], input["class_names"]
     if not isinstance(shape, list) or len(shape) != 3 or not all(map(_is_count, shape)):
         raise ValueError(f"input.image_shape={shape!r} must be three positive whole numbers: height, width, channels")
+    if max(shape[:2]) > LARGEST_IMAGE:
+        raise ValueError(f"input.image_shape={shape!r} must be at most {LARGEST_IMAGE} pixels high and wide")
     if input["mean_shape"] not in (shape, shape[2:]):
         raise ValueError(f"input.mean_shape={input['mean_shape']!r} must be {shape} or {shape[2:]}")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError("input.class_names must be a list of texts")
     if model.num_classes is not None and len(names) != model.num_classes:
         raise ValueError(f"input.class_names are {len(names)}, the net has {model.num_classes} classes")
-    if input["short_side"] is not None and not _is_count(input["short_side"]):
-        raise ValueError(f"input.short_side={input['short_side']!r} must be a positive whole number or null")
+    short, longest = input["short_side"], max(shape[:2])
+    if short is not None and not (_is_count(short) and longest <= short <= _LARGEST_SHORT_SIDE):
+        raise ValueError(
+            f"input.short_side={short!r} must be null or a whole number from {longest}, the longer side of what is "
+            f"cropped from it, to {_LARGEST_SHORT_SIDE}"
+        )
     for key in ("resize", "source"):
         if not isinstance(input[key], str):
             raise ValueError(f"input.{key}={input[key]!r} must be a text")

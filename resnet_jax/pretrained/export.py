@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
-from resnet_jax.atomic_files import open_atomically, write_text_atomically
+from resnet_jax.atomic_files import check_new_file, open_atomically, write_text_atomically
 from resnet_jax.data.device_augment import normalize
 from resnet_jax.data.input_description import InputDescription
 from resnet_jax.models.resnet import ResNet
@@ -19,6 +19,7 @@ from resnet_jax.pretrained import folding
 from resnet_jax.pretrained.description import Description, input_settings, plain_metrics
 from resnet_jax.pretrained.layout import MEAN, STD, check_layout, tensor_name
 from resnet_jax.pretrained.net_settings import net_settings
+from resnet_jax.pretrained.weights import check_statistics
 
 # jax's documentation names no ending. The StableHLO is inside jax's own envelope, so ".stablehlo" would mislead.
 SUFFIX = ".jax_export"
@@ -37,6 +38,7 @@ def export_inference(
     metrics: Mapping[str, Any] | None = None,
     source: str | None = None,
     license: str | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Writes the net as one function, its parameters inside, for programs that have jax and not this library.
 
@@ -49,8 +51,8 @@ def export_inference(
             run = jax.jit(jax.export.deserialize(file.read()).call)
         logits = run(images)
 
-    Images of another dtype or shape are a ValueError there. NAME.json beside the file says what else its use needs:
-    the class names, to which shorter side and how images are resized before their centre is cropped, the net's
+    Images of another dtype or shape are a ValueError there. NAME.jax_export.json beside the file says what else its use
+    needs: the class names, to which shorter side and how images are resized before their centre is cropped, the net's
     settings, what was passed here, jax's version, and the file's SHA-256.
 
     jax promises that a jaxlib built up to six months after the exporting one runs the file, and one built up to three
@@ -68,11 +70,13 @@ def export_inference(
       metrics: numbers that were measured, e.g. {"error_top1": 0.0875}.
       source: where the parameters are from.
       license: on what terms they may be used.
+      overwrite: whether the two files may take the place of others.
 
     Returns:
       The path written.
 
     Raises:
+      FileExistsError: one of the two files is there already, and `overwrite` is not set; nothing is done then.
       ValueError: another ending, unknown platforms, variables that are not the net's, or a description that cannot be
         kept; nothing is written then.
     """
@@ -81,6 +85,9 @@ def export_inference(
         raise ValueError(f"a net is exported as NAME{SUFFIX}, found {path.name!r}")
     if not platforms or not set(platforms) <= set(PLATFORMS):
         raise ValueError(f"platforms={tuple(platforms)}; allowed are one or more of {', '.join(PLATFORMS)}")
+    beside = path.with_name(f"{path.name}.json")
+    if not overwrite:
+        check_new_file(path, beside)
     try:
         description = Description(model, input_settings(input), name, plain_metrics(metrics or {}), source, license)
         _check(description, variables, input)
@@ -108,16 +115,18 @@ def export_inference(
     }
     with open_atomically(path) as file:
         file.write(content)
-    write_text_atomically(path.with_suffix(".json"), json.dumps(about, indent=1))
+    write_text_atomically(beside, json.dumps(about, indent=1))
     return path
 
 
 def _check(description: Description, variables: Mapping[str, Any], input: InputDescription) -> None:
     """Raises a ValueError unless all of it could be a weight file, see `save_pretrained`."""
     leaves = {tensor_name(place): leaf for place, leaf in jax.tree.leaves_with_path(dict(variables))}
-    leaves |= {MEAN: input.mean, STD: input.std}
+    statistics = {MEAN: input.mean, STD: input.std}
+    leaves |= statistics
     found = {name: (leaf.dtype.name, leaf.shape) for name, leaf in leaves.items()}
     check_layout(found, Description.from_json(description.to_json()))
+    check_statistics(statistics)
 
 
 def _export(

@@ -11,6 +11,9 @@ from resnet_jax.pretrained.description import Description
 
 MEAN, STD, _STEM = "input/mean", "input/std", "params/stem/conv/kernel"
 
+# Of a block without projection: the kernels, and each one's scale, bias, mean and variance.
+_BLOCK_TENSORS = {"basic": 10, "bottleneck": 15}
+
 # Name -> dtype and shape.
 Layout = dict[str, tuple[str, tuple[int, ...]]]
 
@@ -36,7 +39,8 @@ def check_size(found: Layout, description: Description) -> None:
     """
     model, values = description.model, sum(math.prod(shape) for _, shape in found.values())
     stages, blocks = len(model.stage_sizes), sum(model.stage_sizes)
-    if (stages if model.scan else blocks) <= len(found):
+    stored = sum(min(size, 2) for size in model.stage_sizes) if model.scan else blocks
+    if stored * _BLOCK_TENSORS[model.block] <= len(found):
         # Each block has a 3x3 convolution between as many filters as its stage has.
         filters = model.width * 2 ** (stages - 1)
         if max(filters**2, blocks, model.num_classes or 0, image_channels(description, found)) <= values:
@@ -52,12 +56,22 @@ def image_channels(description: Description, found: Layout) -> int:
     return shape[2] if len(shape) == 4 and shape[2] > 0 else 3
 
 
-# The members of an ensemble are often alike, and tracing 1202 layers takes seconds.
+# The members of an ensemble are often alike.
 @lru_cache(maxsize=8)
 def variable_shapes(model: ResNet, channels: int) -> dict:
-    """Shapes and dtypes of the net's variables, which do not depend on the images' size."""
+    """Shapes and dtypes of the net's variables, which do not depend on the images' size.
+
+    Tracing 1202 layers takes seconds, and a file may claim more, so two blocks of a stage stand for all of them.
+    """
     images = jax.ShapeDtypeStruct((1, 8, 8, channels), jnp.float32)
-    return dict(jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images))
+    short = model if model.scan else model.clone(stage_sizes=tuple(min(size, 2) for size in model.stage_sizes))
+    shapes = dict(jax.eval_shape(lambda x: short.init(jax.random.key(0), x, train=False), images))
+    if not model.scan:
+        for stage, size in enumerate(model.stage_sizes, 1):
+            for block in range(3, size + 1):
+                for layers in shapes.values():
+                    layers[f"stage{stage}_block{block}"] = layers[f"stage{stage}_block2"]
+    return shapes
 
 
 def tensor_name(place: tuple) -> str:

@@ -26,11 +26,13 @@ class LoadReport:
       loaded: the net's, from the file.
       skipped: the file's that the net has not, or has of another shape.
       initialised: the net's that are as before training, since the file does not have them, or of another shape.
+      differing: what the file's net computes otherwise from the same tensors, e.g. "stride_in: 3x3 there, 1x1 here".
     """
 
     loaded: tuple[str, ...]
     skipped: tuple[str, ...]
     initialised: tuple[str, ...]
+    differing: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """One line, with the names of all that is not simply loaded."""
@@ -38,7 +40,7 @@ class LoadReport:
         for verb in ("skipped", "initialised"):
             names = getattr(self, verb)
             parts.append(f"{verb} {len(names)}" + (f" ({', '.join(names)})" if names else ""))
-        return ", ".join(parts)
+        return ", ".join(parts) + "".join(f"; {difference}" for difference in self.differing)
 
 
 def load_pretrained(
@@ -73,6 +75,8 @@ def load_partial(path: str | os.PathLike, model: ResNet, *, key: jax.Array | Non
 
     A tensor fits if it has the same name and shape, e.g. the first two stages of a net that is cut off behind them,
     or all convolutions of a plain net and its residual twin. Batch norm may be frozen and blocks stacked in either.
+    Tensors do not show where a bottleneck has its stride, for example (torchvision's resnet50 is resnet50_v1_5 here):
+    what differs so is in the report and in a warning.
 
     Args:
       path: a file or folder that `load_weights` reads, or a name from the catalogue.
@@ -89,6 +93,8 @@ def load_partial(path: str | os.PathLike, model: ResNet, *, key: jax.Array | Non
     variables, report = _fill(model, load_weights(path), key)
     if not report.loaded:
         raise ValueError(f"{path}: none of its {len(report.skipped)} tensors fits the net")
+    if report.differing:
+        _log.warning("%s: the net computes something else: %s", path, "; ".join(report.differing))
     return variables, report
 
 
@@ -109,6 +115,7 @@ def _fill(
         loaded=tuple(name for name in wanted if name in fits),
         skipped=tuple(name for name in found if name not in fits),
         initialised=tuple(name for name in wanted if name not in fits),
+        differing=_differing(file.model, model),
     )
     fresh = _initial_values(plain, report.initialised, channels, jax.random.key(0) if key is None else key)
 
@@ -118,6 +125,18 @@ def _fill(
 
     filled = _to_device(jax.tree.map_with_path(pick, shapes))
     return stack_blocks(filled) if model.scan and not plain.scan else filled, report
+
+
+def _differing(there: ResNet, here: ResNet) -> tuple[str, ...]:
+    """The settings that change what a net computes, but no tensor's shape."""
+    settings = ["shortcut", "activation_order"]
+    settings += ["stride_in"] if there.block == here.block == "bottleneck" else []
+    settings += ["pool_padding"] if there.stem == here.stem == "imagenet" else []
+    return tuple(
+        f"{name}: {getattr(there, name)} there, {getattr(here, name)} here"
+        for name in settings
+        if getattr(there, name) != getattr(here, name)
+    )
 
 
 def _own_name(place: tuple) -> str:

@@ -11,6 +11,9 @@ from resnet_jax.models.resnet import ResNet
 
 _ATTRIBUTES = tuple(field.name for field in dataclasses.fields(ResNet) if field.name not in ("parent", "name"))
 _SWITCHES = ("zero_init_residual", "scan", "remat")
+_FRACTIONS = ("bn_momentum", "dropout_rate")
+# Beyond any batch.
+_LARGEST_GROUP = 2**20
 _MAY_BE_NULL = ("num_classes", "shortcut", "bn_group_size")
 
 
@@ -39,6 +42,12 @@ def make_net(settings: Any) -> ResNet:
     for name in _SWITCHES:
         if not isinstance(settings[name], bool):
             raise ValueError(f"net.{name}={settings[name]!r} must be true or false")
+    for name in _FRACTIONS:
+        if isinstance(settings[name], bool):
+            raise ValueError(f"net.{name}={settings[name]!r} must be a number in [0, 1)")
+    group = settings["bn_group_size"]
+    if isinstance(group, int) and group > _LARGEST_GROUP:
+        raise ValueError(f"net.bn_group_size={group} must be at most {_LARGEST_GROUP}")
     if not isinstance(settings["dtype"], str):
         raise ValueError(f"net.dtype={settings['dtype']!r} must be a dtype's name")
     # Every other attribute of the named net is replaced, so only the family matters.

@@ -33,21 +33,28 @@ class StatedInput:
     reason: str | None = None
 
 
-def timm_input(config: Any, *, num_classes: int) -> StatedInput:
+def timm_input(config: Any, *, num_classes: int, channels: int) -> StatedInput:
     """Reads what timm's config.json says, for testing: its test size and crop where it names some.
 
     Args:
       config: the file's content, as JSON reads it; of the present form or the one without "pretrained_cfg".
       num_classes: of the net that it lies beside.
+      channels: of the images that this net takes.
 
     Raises:
-      ValueError: a value is none of those allowed; the message names the key.
+      ValueError: a value is none of those allowed, or contradicts the net; the message names the key.
     """
     top = JsonSection(config, "config.json")
     stated = top if top.get("pretrained_cfg") is None else top.section("pretrained_cfg")
-    channels, height, width = _size(
-        stated, "input_size" if stated.get("test_input_size") is None else "test_input_size"
-    )
+    keys = [key for key in ("test_input_size", "input_size") if stated.get(key) is not None]
+    if not keys and channels != len(IMAGENET_MEAN):
+        return StatedInput(None, f"images of {channels} channels: no input_size is stated")
+    height, width = 224, 224
+    # The first counts, and both must be the net's.
+    for key in reversed(keys):
+        found, height, width = _size(stated, key)
+        if found != channels:
+            raise stated.wrong(key, f"{channels} channels, as many as the net takes")
     crop = stated.number("crop_pct", 0.1, 1.0, 0.875)
     crop = stated.number("test_crop_pct", 0.1, 1.0, crop)
     resize, crop_mode = stated.text("interpolation", "bicubic"), stated.choice("crop_mode", _TIMM_CROPS, "center")
@@ -126,7 +133,7 @@ def huggingface_input(preprocessor: Any, config: Any, *, num_classes: int) -> St
 
 def _size(section: JsonSection, key: str) -> tuple[int, int, int]:
     """Channels, height and width."""
-    value = section.get(key, [3, 224, 224])
+    value = section.get(key)
     if not isinstance(value, list) or len(value) != 3 or not all(type(side) is int for side in value):
         raise section.wrong(key, "three whole numbers: channels, height, width")
     channels, height, width = value

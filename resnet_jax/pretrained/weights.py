@@ -74,7 +74,7 @@ def save_pretrained(
         text = Description(model, settings, name, plain_metrics(metrics or {}), source, license).to_json()
         found = {name: (array.dtype.name, array.shape) for name, array in tensors.items()}
         check_layout(found, Description.from_json(text))
-        _check_statistics(tensors)
+        check_statistics(tensors)
     except ValueError as error:
         raise ValueError(f"{path} was not written: {error}") from error
     with open_atomically(path) as file:
@@ -100,7 +100,7 @@ def read_weights(stored: Mapping[str, StoredTensor], metadata: Mapping[str, str]
     check_size(layout, description)
     check_layout(layout, description)
     statistics = {name: stored[name].read() for name in (MEAN, STD) if name in stored}
-    _check_statistics(statistics)
+    check_statistics(statistics)
     shapes = variable_shapes(description.model, image_channels(description, layout))
     return WeightFile(
         model=description.model,
@@ -113,7 +113,8 @@ def read_weights(stored: Mapping[str, StoredTensor], metadata: Mapping[str, str]
     )
 
 
-def _check_statistics(tensors: Mapping[str, np.ndarray]) -> None:
+def check_statistics(tensors: Mapping[str, np.ndarray]) -> None:
+    """Raises a ValueError unless the input's mean and std, where they are among the tensors, can normalise."""
     if MEAN in tensors and not np.isfinite(tensors[MEAN]).all():
         raise ValueError(f"tensor {MEAN} must be finite")
     if STD in tensors and not (np.isfinite(tensors[STD]) & (tensors[STD] > 0)).all():

@@ -12,6 +12,7 @@ one row and column less: ours keeps a last window that sees the last row alone, 
 averages 7 x 7 positions, all of the last stage at 224 pixels; at larger sizes the call's `pool_window=7` does that.
 """
 
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -183,6 +184,10 @@ class _Net:
             layer.check(what, layer.setting(what, 1), value)
         layer.check_blobs(shape, *([shape[:1]] if layer.setting("bias_term", 1) else []))
         norm = self.take(names[1], "BatchNorm", names[0])
+        norm.check("use_global_stats", norm.setting("use_global_stats", 1), 1)
+        epsilon = norm.setting("eps", _EPSILON)
+        if not 0 <= epsilon < math.inf:
+            raise ValueError(f"layer {norm.name}: eps is {epsilon:g}, expected a finite number from 0 on")
         norm.check_blobs(shape[:1], shape[:1], (1,))
         scale = self.take(names[2], "Scale", names[1])
         scale.check("axis", scale.setting("axis", 1), 1)
@@ -195,6 +200,9 @@ class _Net:
         pool = self.take("pool5", "Pooling", self.output)
         pool.check("pool", pool.setting("pool", _MAX), _AVERAGE)
         pool.check("pad", pool.sides("pad", 0), (0, 0))
+        if not pool.setting("global_pooling", 0):
+            for what, expected in {"kernel": 7, "stride": 1}.items():
+                pool.check(what, pool.sides(what, 1), (expected, expected))
         names = [layer.name for layer in self.layers.values() if layer.type == "InnerProduct"]
         if len(names) != 1:
             raise ValueError(f"one layer of type InnerProduct is expected, after pool5; found {len(names)}")

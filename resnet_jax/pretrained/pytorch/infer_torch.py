@@ -10,6 +10,7 @@ from resnet_jax.pretrained.pytorch.torch_layout import (
     Spelling,
     changes_shape,
     huggingface_spelling,
+    norm_names,
     places,
     torchvision_spelling,
 )
@@ -19,6 +20,18 @@ from resnet_jax.pretrained.stored_tensor import StoredTensor
 
 Tensors = Mapping[str, StoredTensor]
 
+# timm's post-activation nets of our layers, by name: blocks and their numbers. Before 0.9 timm put who trained a net
+# into its name.
+_TIMM_NETS = {
+    "resnet18": ("basic", (2, 2, 2, 2)),
+    "resnet34": ("basic", (3, 4, 6, 3)),
+    "resnet26": ("bottleneck", (2, 2, 2, 2)),
+    "resnet50": ("bottleneck", (3, 4, 6, 3)),
+    "resnet101": ("bottleneck", (3, 4, 23, 3)),
+    "resnet152": ("bottleneck", (3, 8, 36, 3)),
+    "resnet200": ("bottleneck", (3, 24, 36, 3)),
+}
+_TIMM_NAME = re.compile(r"(?:(?:tv|ssl|swsl)_)?(resnet\d+)|gluon_(resnet\d+)_v1b")
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 # Unrolled nets of this many blocks in a stage compile for minutes; ResNet-152 has 36, CIFAR-110 has 18.
 _LARGEST_UNROLLED_STAGE = 60
@@ -28,12 +41,14 @@ def infer_torch(tensors: Tensors, *, stride_in: str | None = None) -> TorchNet:
     """The net that has these tensors, in the names of torchvision, timm or the public CIFAR nets.
 
     Names: "conv1", "bn1", "layer1.0.conv1", ..., projections "downsample" or "shortcut", classifier "fc" or "linear",
-    with or without "module." and "_orig_mod." before every name. A first convolution of 7x7 is taken with stride 2
-    and followed by a maximum, one of 3x3 without. A net without any projection has shortcuts of option A.
+    with or without "module.", "_orig_mod." or "model." before every name; the classifier may be the one linear layer of
+    a sequence. A first convolution of 7x7 is taken with stride 2 and followed by a maximum, one of 3x3 without. A net
+    without any projection has shortcuts of option A.
 
     Some things leave no trace in the tensors: which layer of a bottleneck takes the stride, whether there are
-    shortcuts without parameters at all (a plain net has the same tensors), and filters without parameters before a
-    stride. Of timm's ResNets the last are resnetaa50, resnetblur18 and resnetblur50, which `infer_timm` refuses.
+    shortcuts without parameters at all (a plain net has the same tensors), dilations in place of strides (torchvision's
+    backbones for segmentation, timm's nets with an output_stride), and filters without parameters before a stride. Of
+    timm's ResNets the last are resnetaa50, resnetblur18 and resnetblur50, which `infer_timm` refuses.
 
     Args:
       tensors: by name.
@@ -50,7 +65,7 @@ def infer_torch(tensors: Tensors, *, stride_in: str | None = None) -> TorchNet:
         )
     refuse_other_families(tensors, names)
     shortcut = "shortcut" if any(re.match(r"layer\d+\.\d+\.shortcut\.", name) for name in names.bare) else "downsample"
-    head = "linear" if f"{names.prefix}linear" in names.modules else "fc"
+    head = _head(tensors, names, "linear" if f"{names.prefix}linear" in names.modules else "fc")
     spelling = torchvision_spelling(shortcut=shortcut, head=head, prefix=names.prefix)
     return infer_net(tensors, spelling, stride_in=stride_in)
 
@@ -64,21 +79,38 @@ def infer_timm(config: Any, tensors: Tensors, *, stride_in: str | None = None) -
       stride_in: as in `infer_torch`.
 
     Raises:
-      ValueError: the config names an architecture that computes something else from tensors of the same names, or
-        contradicts the tensors; or as `infer_torch`.
+      ValueError: the config names an architecture that is none of ours, or not the tensors' own, or says something
+        else that changes what the net computes; or as `infer_torch`.
     """
     architecture = config.get("architecture") if isinstance(config, Mapping) else None
     if not isinstance(architecture, str):
         raise ValueError("config.json names no architecture, as timm's does")
     if re.match(r"resnet(aa|blur)", architecture):
         raise ValueError(f"config.json: architecture={architecture!r} is an anti-aliased net, which is none of ours")
-    if config.get("model_args"):
-        raise ValueError(f"config.json: model_args={config['model_args']!r} may change what the net computes")
+    match = _TIMM_NAME.fullmatch(architecture)
+    name = match and (match[1] or match[2])
+    if name not in _TIMM_NETS:
+        raise ValueError(f"config.json: architecture={architecture!r} is none of ours: {', '.join(_TIMM_NETS)}")
+    arguments = config.get("model_args") or {}
+    # timm 1.0.31 always writes these three.
+    if not isinstance(arguments, Mapping) or arguments.keys() - {"in_chans", "num_classes", "global_pool"}:
+        raise ValueError(f"config.json: model_args={arguments!r} may change what the net computes")
+    for section in (config, config.get("pretrained_cfg"), arguments):
+        pool = section.get("global_pool") if isinstance(section, Mapping) else None
+        if pool not in (None, "avg"):
+            raise ValueError(f"config.json: global_pool={pool!r}; only 'avg' is a net that can be read")
     net = infer_torch(tensors, stride_in=stride_in)
-    if config.get("num_classes", net.model.num_classes or 0) != (net.model.num_classes or 0):
+    found = (net.model.block, net.model.stage_sizes, net.model.width, net.model.stem, net.model.shortcut)
+    if found != (*_TIMM_NETS[name], 64, "imagenet", "B"):
         raise ValueError(
-            f"config.json: num_classes={config['num_classes']!r}; the tensors have {net.model.num_classes or 0}"
+            f"config.json: architecture={architecture!r}; the tensors are those of {found[0]} blocks, {found[1]} in "
+            f"the stages, with width {found[2]}, stem {found[3]!r} and shortcut {found[4]!r}"
         )
+    counts = {"num_classes": net.model.num_classes or 0, "in_chans": net.channels}
+    for section in (config, arguments):
+        for key, count in counts.items():
+            if section.get(key, count) != count:
+                raise ValueError(f"config.json: {key}={section[key]!r}; the tensors have {count}")
     return net
 
 
@@ -90,7 +122,10 @@ def spelling_of_huggingface(tensors: Tensors) -> Spelling:
     """
     names = module_names(tensors)
     if not names.is_huggingface:
-        raise ValueError(f"tensor {next(iter(tensors))!r} is not named as in Hugging Face's ResNet")
+        raise ValueError(
+            f"tensor {next(iter(tensors))!r} is not named as in Hugging Face's ResNetForImageClassification, the only "
+            "one of its ResNets that is read"
+        )
     return huggingface_spelling(prefix=names.prefix)
 
 
@@ -130,10 +165,20 @@ def infer_net(tensors: Tensors, spelling: Spelling, *, stride_in: str | None) ->
     return net
 
 
+def _head(tensors: Tensors, names: ModuleNames, module: str) -> str:
+    """The classifier's module: this one, or the only linear layer in it, as beside a dropout."""
+    linear = [
+        name.removesuffix(".weight")
+        for name in names.bare
+        if re.fullmatch(rf"{module}\.\w+\.weight", name) and len(tensors[names.prefix + name].shape) == 2
+    ]
+    return linear[0] if len(linear) == 1 and f"{names.prefix}{module}.weight" not in tensors else module
+
+
 def _stage_sizes(names: ModuleNames, spelling: Spelling) -> tuple[int, ...]:
     sizes: list[int] = []
     while blocks := names.modules.get(spelling.name(spelling.blocks, len(sizes) + 1)):
-        sizes.append(len(blocks))
+        sizes.append(blocks)
     if not sizes:
         raise ValueError(f"tensor {spelling.name(spelling.conv, 1, 1, 1)}.weight is missing")
     return tuple(sizes)
@@ -174,9 +219,10 @@ def _check_tensors(tensors: Tensors, net: TorchNet) -> None:
         if found.dtype not in _DTYPES:
             raise ValueError(f"tensor {place.name} is {found.dtype}; allowed are {', '.join(_DTYPES)}")
         needed.add(place.name)
-    for name in tensors:
-        if name not in needed and not name.endswith(".num_batches_tracked"):
-            raise ValueError(f"tensor {name!r} of shape {tensors[name].shape} is none that the net has")
+    counts = {f"{norm}.num_batches_tracked" for norm in norm_names(net.model, net.spelling)}
+    for name, tensor in tensors.items():
+        if name not in needed and (name not in counts or tensor.shape != ()):
+            raise ValueError(f"tensor {name!r} of shape {tensor.shape} is none that the net has")
 
 
 def _shape(tensors: Tensors, name: str, *, rank: int) -> tuple[int, ...]:

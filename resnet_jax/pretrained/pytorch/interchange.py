@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from resnet_jax.atomic_files import open_atomically, write_text_atomically
+from resnet_jax.atomic_files import open_atomically, unfinished_path, write_text_atomically
 from resnet_jax.data.input_description import InputDescription
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.pretrained.pytorch.huggingface_layout import net_config
@@ -72,8 +72,8 @@ def write_timm(
       The folder.
 
     Raises:
-      ValueError: a folder that is not empty, variables that are not the net's, or a net or an input that timm cannot
-        express.
+      FileExistsError: a folder that is not empty.
+      ValueError: variables that are not the net's, or a net or an input that timm cannot express.
     """
     _check_torchvision(model, "timm")
     architecture = _TIMM_NAMES.get((model.block, tuple(model.stage_sizes)))
@@ -120,8 +120,8 @@ def write_huggingface(
       The folder.
 
     Raises:
-      ValueError: a folder that is not empty, variables that are not the net's, or a net or an input that Hugging
-        Face's classes cannot express.
+      FileExistsError: a folder that is not empty.
+      ValueError: variables that are not the net's, or a net or an input that Hugging Face's classes cannot express.
     """
     _check_net(model, "Hugging Face")
     view = describe_view(input, model, library="Hugging Face")
@@ -147,6 +147,13 @@ def write_huggingface(
     }
     tensors = torch_tensors(model, variables, huggingface_spelling())
     return _write_folder(folder, {"config.json": config, "preprocessor_config.json": processor}, tensors)
+
+
+def check_new_folder(folder: str | os.PathLike) -> None:
+    """Raises a FileExistsError unless the folder is empty or not there; a link to one is refused, too."""
+    folder = Path(folder)
+    if folder.is_symlink() or folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} is there already; choose a new folder or an empty one")
 
 
 def _check_net(model: ResNet, library: str) -> None:
@@ -195,13 +202,16 @@ def _write_folder(folder: str | os.PathLike, documents: dict[str, dict], tensors
 @contextlib.contextmanager
 def _new_folder(folder: Path) -> Iterator[Path]:
     """A folder to fill, which gets its name at the end of the block, or disappears if the block fails."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} is there already; choose a new folder or an empty one")
-    unfinished = folder.with_name(folder.name + ".unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
+    check_new_folder(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = unfinished_path(folder)
+    unfinished.mkdir()
     try:
-        unfinished.mkdir(parents=True)
         yield unfinished
-        os.replace(unfinished, folder)
+        try:
+            os.replace(unfinished, folder)
+        except OSError:
+            check_new_folder(folder)  # another may have filled it meanwhile
+            raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

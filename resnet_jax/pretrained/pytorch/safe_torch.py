@@ -21,7 +21,7 @@ from resnet_jax.pretrained.stored_tensor import StoredTensor
 
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
-_STATE_DICT_KEYS = ("state_dict", "model", "model_state", "state_dict_ema", "net")
+_STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model", "model_state", "state_dict_ema", "net")
 # Tensors may share a storage, a tied pair say. Real files never come near this, and nothing can ask for much more
 # memory than its own size.
 _MOST_USES = 2
@@ -44,8 +44,8 @@ def read_torch(path: str | os.PathLike) -> dict[str, StoredTensor]:
     All of the file's structure is checked here; the values of a tensor, and their checksum, when it is read.
 
     Args:
-      path: the file: a state dict, or a dict that has one as "state_dict", "model", "model_state", "state_dict_ema"
-        or "net", the first of these that there is.
+      path: the file: a state dict, or a dict that has one as "state_dict", "model_state_dict", "model", "model_state",
+        "state_dict_ema" or "net", the first of these that there is.
 
     Returns:
       The tensors by their names, which are as the file has them ("module." of `DataParallel` included), in its order.

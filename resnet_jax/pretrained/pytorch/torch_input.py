@@ -50,15 +50,18 @@ def describe_view(input: InputDescription, model: ResNet, *, library: str) -> Vi
         raise ValueError(f"{library} describes square images of three channels; found {input.image_shape}")
     if input.mean.ndim != 1:
         raise ValueError(
-            f"{library} has no place for a mean image, found one of shape {input.mean.shape}; give the input its "
-            "channel_mean instead, which changes the scores a little"
+            f"{library} has no place for a mean image, found one of shape {input.mean.shape}; its mean over the "
+            f"pixels, {','.join(f'{value:.6g}' for value in input.channel_mean)}, as --mean changes the scores a little"
         )
     if len(input.class_names) != model.num_classes:
         raise ValueError(f"the input has {len(input.class_names)} class names, the net {model.num_classes} classes")
     # Where images are taken as they are, nothing is interpolated.
     resize = "pillow_bilinear" if input.short_side is None else input.resize
     if resize not in _INTERPOLATIONS:
-        raise ValueError(f"{library} has no resize={resize!r}; it has {', '.join(_INTERPOLATIONS)}")
+        raise ValueError(
+            f"{library} has no resize={resize!r}; --resize={' or '.join(_INTERPOLATIONS)} is near to it, and changes "
+            "the scores a little"
+        )
     if library == "Hugging Face" and input.short_side is not None and height >= _STRETCHED_SIDE:
         raise ValueError(
             f"Hugging Face's ConvNextImageProcessor cuts out no squares of {height} pixels: from {_STRETCHED_SIDE} on "

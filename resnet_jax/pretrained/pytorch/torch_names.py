@@ -3,10 +3,11 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-# What wrappers (DataParallel, torch.compile) put before every name.
-_WRAPPERS = ("module.", "_orig_mod.")
-# A name of a million dots would have a million parents.
+# What wrappers (DataParallel, torch.compile, Lightning modules) put before every name.
+_WRAPPERS = ("module.", "_orig_mod.", "model.")
 _LONGEST_NAME = 200
+# Each part but the last is a module to remember. Hugging Face's names have ten, without a wrapper's.
+_MOST_PARTS = 12
 
 
 @dataclass(frozen=True)
@@ -16,12 +17,12 @@ class ModuleNames:
     Attributes:
       prefix: what wrappers put before every name.
       bare: the names without it.
-      modules: full names of modules, each with the names of its children.
+      modules: full names of modules, each with how many tensors and modules are in it.
     """
 
     prefix: str
     bare: list[str]
-    modules: dict[str, set[str]]
+    modules: dict[str, int]
 
     @property
     def is_huggingface(self) -> bool:
@@ -33,7 +34,7 @@ def module_names(tensors: Iterable[str]) -> ModuleNames:
     """Takes names apart.
 
     Raises:
-      ValueError: there are none, or one is longer than any that a net has.
+      ValueError: there are none, or one is longer or has more parts than any that a net has.
     """
     full = list(tensors)
     if not full:
@@ -45,10 +46,16 @@ def module_names(tensors: Iterable[str]) -> ModuleNames:
     bare, prefix = full, ""
     while wrapper := next((w for w in _WRAPPERS if all(name.startswith(w) for name in bare)), None):
         bare, prefix = [name.removeprefix(wrapper) for name in bare], prefix + wrapper
-    modules: dict[str, set[str]] = {}
+    deepest = max(bare, key=lambda name: name.count("."))
+    if (parts := deepest.count(".") + 1) > _MOST_PARTS:
+        raise ValueError(f"tensor {deepest[:50]!r}... has a name of {parts} parts, more than {_MOST_PARTS}")
+    # Numbers alone: a set for each module would take many times the file's own size.
+    modules: dict[str, int] = {}
     for name in full:
-        parent, _, own = name.rpartition(".")
-        while parent and own not in modules.setdefault(parent, set()):
-            modules[parent].add(own)
-            parent, _, own = parent.rpartition(".")
+        parent = name.rpartition(".")[0]
+        while parent:
+            modules[parent] = modules.get(parent, 0) + 1
+            if modules[parent] > 1:
+                break
+            parent = parent.rpartition(".")[0]
     return ModuleNames(prefix, bare, modules)

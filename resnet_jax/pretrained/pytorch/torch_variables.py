@@ -44,12 +44,14 @@ def read_variables(net: TorchNet, tensors: Mapping[str, StoredTensor]) -> dict:
       {"params", "batch_stats"} of numpy arrays, float32.
 
     Raises:
-      ValueError: a value is finite, but not in float32.
+      ValueError: a value is finite, but not in float32, or a variance is negative or not finite.
     """
     orders = channel_orders(net.model) if net.model.shortcut == "A" else None
     variables: dict[str, Any] = {"params": {}, "batch_stats": {}}
     for place in places(net.model, net.spelling, net.channels):
         value = _as_float32(place.name, tensors[place.name].read())
+        if place.path[-1] == "var" and not (right := (value >= 0) & (value < np.inf)).all():
+            raise ValueError(f"tensor {place.name} has the variance {value[~right][0]:g}; it must be finite and >= 0")
         if orders is not None:
             value = _reorder(value, place, orders)
         value = _to_ours(value)
