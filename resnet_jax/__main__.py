@@ -1,8 +1,6 @@
 """`python -m resnet_jax`: the same as the command `resnet-jax`."""
 
-import sys
-
-from resnet_jax.cli import main
+from resnet_jax.cli import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

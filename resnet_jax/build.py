@@ -12,7 +12,7 @@ from ml_collections import FrozenConfigDict
 from resnet_jax import config as configs
 from resnet_jax.data.arrays import ImageArrays, load_arrays
 from resnet_jax.data.augment import TrainView
-from resnet_jax.data.datasets import DatasetInfo, dataset_info, split_size
+from resnet_jax.data.datasets import DatasetInfo, data_manifest, dataset_info, split_size
 from resnet_jax.data.device_augment import make_prepare
 from resnet_jax.data.examples import Examples
 from resnet_jax.data.feeds import Feed, ResidentFeed, StreamedFeed
@@ -43,6 +43,7 @@ class Parts:
 
     Attributes:
       config: resolved.
+      data: digest of the data set's files, see `data_manifest`.
       input: what the net expects of its input.
       mesh: the devices.
       model: the net.
@@ -55,6 +56,7 @@ class Parts:
     """
 
     config: FrozenConfigDict
+    data: str
     input: InputDescription
     mesh: Mesh
     model: ResNet
@@ -103,6 +105,7 @@ def build(config: Any) -> Parts:
     build_data = {"resident": _resident_parts, "streamed": _streamed_parts}[config.data.pipeline]
     return Parts(
         config=config,
+        data=data_manifest(info),
         mesh=mesh,
         model=model,
         optimizer=optimizer,

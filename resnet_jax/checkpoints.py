@@ -1,13 +1,16 @@
-"""Checkpoints of a run: the latest few and the best few, written while training goes on.
+"""Checkpoints of a run: the latest few and the best few, written while training goes on, verified before use.
 
-The only file that knows Orbax. A checkpoint is a folder named by its step. Orbax writes it under another name
-and renames it when all of it is there, so a killed save leaves nothing that looks like a checkpoint.
+The only file that knows Orbax, which neither notices a flipped bit nor falls back from a checkpoint that is broken.
+So each is stored with the sizes and SHA-256 of its files; `checkpoint_files` says how, and what a folder's name means.
 """
 
+import json
 import math
 import os
 import shutil
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -15,16 +18,37 @@ from typing import Any, SupportsFloat
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
+from resnet_jax import checkpoint_files as files
+from resnet_jax.atomic_files import write_text_atomically
+from resnet_jax.checkpoint_folder import METRICS, CheckpointFolder
+
 _LISTED_MISMATCHES = 20
+_SPARE_SPACE = 0.1
+# Another process's part may be later by as much as its host is slower.
+_PEER_SECONDS = 600.0
+_REFUSED = -1
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be saved. Nothing is left of it, those before it are kept, and later saves work.
+
+    Attributes:
+      step: of the checkpoint.
+      cause: why.
+    """
+
+    def __init__(self, step: int, cause: Exception):
+        super().__init__(f"the checkpoint of step {step} could not be saved: {cause}")
+        self.step, self.cause = step, cause
 
 
 class Checkpoints:
     """The checkpoints in one folder. Every process of a run makes the same calls, from its main thread.
 
-    A save that fails after `save` has returned is reported by the next call of any method, as a RuntimeError
-    that names its step. That checkpoint is then gone, the older ones are kept, and later saves work.
+    A save that fails after `save` has returned is reported once, as a CheckpointError, by the next call of any method.
     """
 
     def __init__(
@@ -49,25 +73,36 @@ class Checkpoints:
         Raises:
           ValueError: a number of checkpoints is too small.
           FileNotFoundError: read_only, and there is no such folder.
+          PermissionError: not read_only, and the folder cannot be written to.
         """
         for name, value, lowest in (("keep_latest", keep_latest, 1), ("keep_best", keep_best, 0)):
             if value < lowest:
                 raise ValueError(f"{name}={value}: must be at least {lowest}")
         self._directory = Path(directory).absolute()
-        if read_only and not self._directory.is_dir():
-            raise FileNotFoundError(f"there is no checkpoint folder {self._directory}")
-        self._keep_latest, self._keep_best = keep_latest, keep_best
+        self._keep = {"keep_latest": keep_latest, "keep_best": keep_best}
         self._best_metric, self._read_only = best_metric, read_only
-        self._saving: int | None = None
-        self._closed = False
-        if not read_only:
-            _remove_unfinished(self._directory)
-        self._orbax = self._open()
+        self._saving: _Saving | None = None
+        if read_only:
+            if not self._directory.is_dir():
+                raise FileNotFoundError(f"there is no checkpoint folder {self._directory}")
+            return
+        self._directory.mkdir(parents=True, exist_ok=True)
+        if not os.access(self._directory, os.W_OK | os.X_OK):
+            raise PermissionError(f"the checkpoint folder {self._directory} cannot be written to")
+        # No process starts to save before the first one is through here.
+        if jax.process_index() == 0:
+            files.remove_unfinished(self._directory)
+
+    @property
+    def _folder(self) -> CheckpointFolder:
+        renames = not self._read_only and jax.process_index() == 0
+        return CheckpointFolder(self._directory, best_metric=self._best_metric, renames=renames)
 
     def save(self, step: int, state: Any, metrics: Mapping[str, SupportsFloat] | None = None) -> None:
         """Starts to save a state; the caller may donate its arrays as soon as this returns.
 
-        Waits for the save before. What is not among the latest or the best any more is deleted afterwards.
+        Waits for the save before. When this one is on the disk, what is not among the latest or the best any more is
+        deleted.
 
         Args:
           step: optimizer steps done.
@@ -78,28 +113,40 @@ class Checkpoints:
         Raises:
           ValueError: the step is saved already, `best_metric` is missing from the metrics, or the folder is
             read-only.
-          RuntimeError: an earlier save has failed, or this one at once.
+          CheckpointError: an earlier save has failed; or this one at once, for instance because the disk has less room
+            than the arrays take and a tenth more.
         """
         if self._read_only:
             raise ValueError(f"the checkpoints in {self._directory} were opened with read_only=True")
         if metrics is not None and self._best_metric not in metrics:
             raise ValueError(f"metrics {sorted(metrics)} lack {self._best_metric!r}, which decides what is best")
-        if step in self.steps():
-            raise ValueError(f"step {step} is saved already in {self._directory}")
+        self.wait()
+        folder = files.step_folders(self._directory).get(step)
+        if folder is not None:
+            damage = files.find_damage(folder, hashed=False)
+            if damage is None:
+                raise ValueError(f"step {step} is saved already in {self._directory}")
+            self._folder.set_aside(folder, damage)
         numbers = None if metrics is None else {name: float(value) for name, value in metrics.items()}
-        self._saving = step
         try:
+            _from_process_0(lambda: _require_space(self._directory, state))
             # Orbax holds a host copy of every array when this returns, or (CPU) a view that makes jax decline
             # to donate the buffer; tests/test_checkpoints.py holds it to that.
-            self._orbax.save_async(step, state, force=True, metrics=numbers)
+            response = ocp.save_async(files.saving_folder(self._directory, step), state)
         except Exception as error:
-            self._give_up_save(error)
+            self._remove_unfinished()
+            raise CheckpointError(step, error) from error
+        self._saving = _Saving(step, lambda: self._finish(step, response, numbers))
+        self._saving.start()
 
     def restore(self, which: str | int, like: Any) -> tuple[int, Any]:
-        """Reads a checkpoint.
+        """Reads a checkpoint, after every byte of it was compared with what was saved.
+
+        One that is damaged is renamed, never deleted, and a warning says what is wrong with it: `7` becomes
+        `7.damaged`. With read_only it is passed over.
 
         Args:
-          which: "latest", "best" or a step.
+          which: "latest", the newest that is not damaged; "best"; or a step.
           like: a pytree of arrays, or of `jax.ShapeDtypeStruct` with a sharding each: the structure, shapes,
             dtypes and shardings wanted. The devices may be others than those that saved it.
 
@@ -108,69 +155,57 @@ class Checkpoints:
 
         Raises:
           FileNotFoundError: there is no checkpoint at all.
-          ValueError: there is none of that step or none with a metric; an entry of `like` has no sharding;
-            the stored state has other entries, shapes or dtypes (all are listed); or its files are damaged.
+          ValueError: there is none of that step or none with a metric; it is damaged, or all are; an entry of `like`
+            has no sharding; or the stored state has other entries, shapes or dtypes (they are listed).
+          CheckpointError: an earlier save has failed.
         """
-        step = self._resolve(which)
+        self.wait()
         wanted = jax.tree_util.tree_map_with_path(_abstract, like)
-        where = f"checkpoint {step} in {self._directory}"
-        try:
-            stored = self._orbax.metadata(step).metadata
-        except Exception as error:
-            raise ValueError(f"{where} cannot be read: {error}") from error
-        if stored is None:
-            raise ValueError(f"{where} cannot be read: the description of its arrays is damaged")
-        mismatches = _mismatches(_described(stored), _described(wanted))
-        if mismatches:
-            more = len(mismatches) - _LISTED_MISMATCHES
-            listed = mismatches[:_LISTED_MISMATCHES] + ([f"and {more} more"] if more > 0 else [])
-            raise ValueError(f"{where} does not fit:\n  " + "\n  ".join(listed))
-        try:
-            loaded = self._orbax.load(step, wanted)
-        except Exception as error:
-            raise ValueError(f"{where} cannot be read: {error}") from error
-        # Orbax gives typed keys an equivalent sharding that does not compare equal.
-        return step, jax.tree.map(_placed, loaded, wanted)
+        step = _from_process_0(lambda: self._folder.latest_sound() if which == "latest" else self._folder.sound(which))
+        return step, _load(self._directory, step, wanted)
+
+    def restore_latest(self, like: Any) -> tuple[int, Any] | None:
+        """As `restore("latest", like)`; None if no checkpoint was ever completed in the folder, sound or not."""
+        self.wait()
+        if not _from_process_0(lambda: int(self._folder.ever_used())):
+            return None
+        return self.restore("latest", like)
 
     def steps(self) -> list[int]:
-        """The steps of all complete checkpoints, lowest first; waits for a save in progress."""
-        return [checkpoint.step for checkpoint in self._complete()]
+        """The steps of all checkpoints, lowest first; waits for a save in progress.
 
-    def latest_step(self) -> int | None:
-        """The last step saved; None if there is none."""
-        return max(self.steps(), default=None)
+        Those with a file too many, too few or of another size are left out; bytes are compared by `restore` only.
+        """
+        self.wait()
+        return self._folder.steps()
 
     def best_step(self) -> int | None:
         """The step with the lowest finite `best_metric`, the latest of equal ones; None if none has it."""
-        errors = [(self._error(checkpoint.metrics), -checkpoint.step) for checkpoint in self._complete()]
-        error, negative_step = min(errors, default=(math.inf, 0))
-        return -negative_step if math.isfinite(error) else None
+        self.wait()
+        return next(iter(self._folder.from_best(self._folder.steps())), None)
+
+    def check(self) -> None:
+        """Raises the CheckpointError of a save in progress that has failed; does not wait, and costs nothing."""
+        if self._saving is not None and self._saving.error is not None:
+            self.wait()
 
     def wait(self) -> None:
         """Waits until the save in progress is on the disk.
 
         Raises:
-          RuntimeError: it has failed.
+          CheckpointError: it has failed.
         """
-        try:
-            self._orbax.wait()
-        except Exception as error:
-            self._give_up_save(error)
+        saving = self._saving
+        if saving is None:
+            return
+        saving.join()
         self._saving = None
+        if saving.error is not None:
+            raise CheckpointError(saving.step, saving.error) from saving.error
 
     def close(self) -> None:
-        """Waits, and lets go of threads; a second call does nothing.
-
-        Raises:
-          RuntimeError: the last save has failed.
-        """
-        if self._closed:
-            return
-        self._closed = True
-        try:
-            self.wait()
-        finally:
-            self._orbax.close()
+        """Waits as `wait` does, and raises what it does."""
+        self.wait()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -180,79 +215,110 @@ class Checkpoints:
     ) -> None:
         try:
             self.close()
-        except RuntimeError as failed_save:
+        except CheckpointError as failed_save:
             if error is None:
                 raise
             # The error that ends the block is the one its caller handles; the save's goes along with it.
             error.add_note(str(failed_save))
 
-    def _open(self) -> ocp.training.Checkpointer:
-        policies = ocp.training.preservation_policies
-        # BestN sorts and keeps the end of the list, so reverse=True keeps the lowest.
-        best = policies.BestN(
-            get_metric_fn=self._error, reverse=True, n=self._keep_best, keep_checkpoints_without_metrics=False
+    def _finish(self, step: int, response: Any, metrics: Mapping[str, float] | None) -> None:
+        """Waits for Orbax and completes the checkpoint; runs beside the training."""
+        process, processes = jax.process_index(), jax.process_count()
+        written, final = files.saving_folder(self._directory, step), self._directory / str(step)
+        try:
+            response.result()
+            if process == 0 and metrics is not None:
+                write_text_atomically(written / METRICS, json.dumps(metrics))
+            files.write_manifest(written, process=process, processes=processes)
+            if process == 0:
+                _wait_for_peers(lambda: files.has_all_manifests(written, processes))
+                files.commit(written, final)
+            else:
+                _wait_for_peers(final.is_dir)
+        except Exception:
+            # What is left of it fills a full disk still more.
+            self._remove_unfinished()
+            raise
+        if process == 0:
+            self._folder.delete_superseded(**self._keep)
+
+    def _remove_unfinished(self) -> None:
+        # If something resists, the next start removes it; the error to report is the save's.
+        if jax.process_index() == 0:
+            with suppress(OSError):
+                files.remove_unfinished(self._directory)
+
+
+class _Saving(threading.Thread):
+    """Completes a save in the background; `error` is set last of all if it fails."""
+
+    def __init__(self, step: int, finish: Callable[[], None]):
+        super().__init__(name=f"checkpoint {step}")
+        self.step = step
+        self.error: Exception | None = None
+        self._finish = finish
+
+    def run(self) -> None:
+        try:
+            self._finish()
+        except Exception as error:
+            self.error = error
+
+
+def _require_space(directory: Path, state: Any) -> int:
+    # All processes write to the same disk, so what counts is the whole state and not one process's part.
+    size = sum(leaf.nbytes if hasattr(leaf, "nbytes") else np.asarray(leaf).nbytes for leaf in jax.tree.leaves(state))
+    needed, free = math.ceil(size * (1 + _SPARE_SPACE)), shutil.disk_usage(directory).free
+    if free < needed:
+        raise OSError(f"{directory} has {free:,} bytes free, and {needed:,} are needed")
+    return free
+
+
+def _from_process_0(compute: Callable[[], int]) -> int:
+    """What the first process computes, on every process; if it fails there, it fails on all."""
+    if jax.process_count() == 1:
+        return compute()
+    result = _REFUSED
+    failure: Exception = ValueError("process 0 has refused; its message says why")
+    if jax.process_index() == 0:
+        try:
+            result = compute()
+        except Exception as error:
+            failure = error
+    result = int(multihost_utils.broadcast_one_to_all(np.int64(result)))
+    if result == _REFUSED:
+        raise failure
+    return result
+
+
+def _wait_for_peers(ready: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _PEER_SECONDS
+    while not ready():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"another process has not written its part within {_PEER_SECONDS:.0f} s")
+        time.sleep(0.05)
+
+
+def _load(directory: Path, step: int, wanted: Any) -> Any:
+    """Reads what was verified; `wanted` is from `_abstract`."""
+    folder, where = directory / str(step), f"checkpoint {step} in {directory}"
+    try:
+        stored = ocp.metadata(folder).metadata
+    except Exception as error:
+        raise ValueError(f"{where} cannot be read: {error}") from error
+    mismatches = _mismatches(_described(stored), _described(wanted))
+    if mismatches:
+        raise ValueError(
+            f"{where} does not fit the wanted state:\n{mismatches}\n"
+            "A new workdir can start from its weights: resnet-jax convert --workdir=WORKDIR NAME.safetensors, "
+            "then resnet_jax.load_partial"
         )
-        return ocp.training.Checkpointer(
-            self._directory,
-            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(self._keep_latest), best]),
-        )
-
-    def _complete(self) -> list[Any]:
-        self.wait()
-        return [checkpoint for checkpoint in self._orbax.checkpoints if _is_complete(Path(checkpoint.path))]
-
-    def _error(self, metrics: Mapping[str, float] | None) -> float:
-        error = (metrics or {}).get(self._best_metric, math.inf)
-        return error if math.isfinite(error) else math.inf
-
-    def _resolve(self, which: str | int) -> int:
-        steps = self.steps()
-        if not steps:
-            raise FileNotFoundError(f"there is no checkpoint in {self._directory}")
-        if which == "latest":
-            return steps[-1]
-        if which == "best":
-            best = self.best_step()
-            if best is None:
-                raise ValueError(
-                    f"no checkpoint in {self._directory} was saved with a finite {self._best_metric!r}, so "
-                    f'none is best; choose "latest" or one of the steps {steps}'
-                )
-            return best
-        if which not in steps:
-            raise ValueError(f'no checkpoint {which!r} in {self._directory}: choose "latest", "best" or one of {steps}')
-        return int(which)
-
-    def _give_up_save(self, error: Exception) -> None:
-        """Opens the folder anew, which forgets the step, and raises."""
-        step, self._saving = self._saving, None
-        self._orbax.close()
-        # What is left of it fills a full disk still more. If it resists, the next start removes it, and the
-        # error to report is the save's.
-        with suppress(OSError):
-            _remove_unfinished(self._directory)
-        self._orbax = self._open()
-        raise RuntimeError(f"the checkpoint of step {step} could not be saved: {error}") from error
-
-
-def _is_complete(folder: Path) -> bool:
-    return all(
-        (folder / name).is_file() for name in ("_CHECKPOINT_METADATA", "state/_METADATA", "state/manifest.ocdbt")
-    )
-
-
-def _remove_unfinished(directory: Path) -> None:
-    """Removes killed saves, and what a kill left of a checkpoint that was being deleted.
-
-    Orbax would count the latter among the latest, and push a good one out. It can remove the former, but does
-    so in a thread that outlives `close`, and could take the files of a new save with it. No process starts to
-    save before the first one is through here.
-    """
-    if jax.process_index() != 0 or not directory.is_dir():
-        return
-    for folder in directory.iterdir():
-        if ".orbax-checkpoint-tmp" in folder.name or (folder.name.isdigit() and not _is_complete(folder)):
-            shutil.rmtree(folder)
+    try:
+        loaded = ocp.load(folder, wanted)
+    except Exception as error:
+        raise ValueError(f"{where} cannot be read: {error}") from error
+    # Orbax gives typed keys an equivalent sharding that does not compare equal.
+    return jax.tree.map(_placed, loaded, wanted)
 
 
 def _abstract(path: tuple, leaf: Any) -> Any:
@@ -281,10 +347,14 @@ def _described(tree: Any) -> dict[str, str]:
     return described
 
 
-def _mismatches(stored: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:
-    lines = []
-    for name in sorted(stored.keys() | wanted.keys()):
-        there, here = stored.get(name, "nothing"), wanted.get(name, "nothing")
-        if there != here:
-            lines.append(f"{name}: stored {there}, wanted {here}")
-    return lines
+def _mismatches(stored: Mapping[str, str], wanted: Mapping[str, str]) -> str:
+    """A table of what differs; "" if nothing does."""
+    rows = [(name, stored.get(name, "nothing"), wanted.get(name, "nothing")) for name in sorted({*stored, *wanted})]
+    rows = [row for row in rows if row[1] != row[2]]
+    if not rows:
+        return ""
+    table = [("path", "stored", "wanted"), *rows[:_LISTED_MISMATCHES]]
+    path, column, _ = (max(map(len, texts)) for texts in zip(*table, strict=True))
+    lines = [f"  {name:{path}}  {there:{column}}  {here}" for name, there, here in table]
+    more = len(rows) - _LISTED_MISMATCHES
+    return "\n".join(lines + [f"  and {more} more"] * (more > 0))

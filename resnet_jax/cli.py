@@ -5,9 +5,11 @@ import contextlib
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from resnet_jax import exit_codes
 from resnet_jax.commands import convert, evaluate, export, measure, predict, prepare, report, summarize, train
 
 USAGE = "resnet-jax COMMAND [FLAG ...]"
@@ -21,9 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       argv: the words after `resnet-jax`; None takes them from the process.
 
     Returns:
-      The exit code: 0, 2 for an error the user can mend (one line on stderr: what was asked for, or a file,
-      disk or network), 3 for a loss that is not finite, 130 when interrupted. Any other exception is a fault of
-      the program and leaves its traceback.
+      The exit code, see `exit_codes`; for those that are not 0 a line on stderr says why. Any exception but those that
+      have a code is a fault of the program and leaves its traceback.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -32,16 +33,48 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except FloatingPointError as error:
-        return _fail(error, 3)
+        return _fail(error, exit_codes.DIVERGED)
     except BrokenPipeError:
         # The reader, `head` say, has what it wanted; nothing more can be flushed to it at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, OSError) as error:
-        return _fail(error, 2)
+        return _fail(error, exit_codes.BAD_INPUT)
     except KeyboardInterrupt:
         print("resnet-jax: interrupted", file=sys.stderr)
-        return 130
+        return exit_codes.INTERRUPTED
+    except Exception as error:
+        if (of_run := _code_of_run(error)) is None:
+            raise
+        return _fail(error, of_run)
+
+
+def program() -> None:
+    """The process: runs `main` and ends with its code, though other processes of the run may wait for this one."""
+    try:
+        code = main()
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    from resnet_jax.hosts.launch import leave
+
+    sys.exit(leave(code))
+
+
+def _code_of_run(error: Exception) -> int | None:
+    """The exit code of what a run ends with; None for any other exception."""
+    from resnet_jax.checkpoints import CheckpointError
+    from resnet_jax.hosts.peers import PeerLost
+    from resnet_jax.training.preemption import Preempted
+    from resnet_jax.training.saving import ReplicasDiffer
+
+    codes = {
+        Preempted: exit_codes.PREEMPTED,
+        PeerLost: exit_codes.PEER_LOST,
+        ReplicasDiffer: exit_codes.ASTRAY,
+        CheckpointError: exit_codes.UNSAVED,
+    }
+    return next((code for kind, code in codes.items() if isinstance(error, kind)), None)
 
 
 @contextlib.contextmanager
@@ -97,9 +130,8 @@ def _dispatch(words: list[str]) -> int:
     if unused:
         raise ValueError(_unused(unused[0], name, parser))
     if name == "train":
-        flags.overrides = overrides
-    command.run(flags)
-    return 0
+        flags.overrides, flags.words = overrides, words
+    return command.run(flags) or 0
 
 
 class _Parser(argparse.ArgumentParser):
@@ -160,7 +192,7 @@ def _unused(word: str, command: str, parser: argparse.ArgumentParser) -> str:
 class _Command(NamedTuple):
     help: str
     add_flags: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], None]
+    run: Callable[[argparse.Namespace], int | None]
 
 
 COMMANDS: dict[str, _Command] = {

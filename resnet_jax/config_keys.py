@@ -121,6 +121,10 @@ KEYS: dict[str, Rule] = {
     "checkpoint.every": Rule("number", 1000, "in train.unit; each is tested, too, outside a plateau's count", above=0),
     "checkpoint.keep_latest": Rule("int", 2, "checkpoints kept by age", minimum=1),
     "checkpoint.keep_best": Rule("int", 1, "kept by validation error, else test error", minimum=0),
+    "limits.compile_seconds": Rule("float", 3600.0, "longest compilation; 0: no limit, as of the next", minimum=0),
+    "limits.step_seconds": Rule("float", 1800.0, "longest time without a step, in training", minimum=0),
+    "limits.evaluation_seconds": Rule("float", 7200.0, "longest evaluation", minimum=0),
+    "limits.save_seconds": Rule("float", 3600.0, "longest wait for a checkpoint", minimum=0),
 }
 
 

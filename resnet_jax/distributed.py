@@ -10,8 +10,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 
 def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """One axis, "data", over the given devices (default: all)."""
+    """One axis, "data", over the given devices (default: all), those of one process side by side."""
     devices = jax.devices() if devices is None else devices
+    devices = sorted(devices, key=lambda device: device.process_index)
     return Mesh(np.asarray(devices), ("data",), axis_types=(AxisType.Auto,))
 
 
@@ -28,17 +29,24 @@ def split_batch(mesh: Mesh) -> NamedSharding:
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """Puts a copy of every leaf on every device; none shares memory with the original or with another leaf.
 
-    So the copies can be donated: a buffer that two leaves share cannot, and crashes some backends.
+    So the copies can be donated: a buffer that two leaves share cannot, and crashes some backends. On several processes
+    each gives the same values, which is not compared here.
     """
+    sharding = replicated(mesh)
 
     def own(leaf):
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return jnp.copy(leaf)
+        if jax.process_count() > 1:
+            values = np.array(leaf)
+            return jax.make_array_from_callback(values.shape, sharding, values.__getitem__)
         # `device_put` alone keeps the original's buffer on the device where it already is.
-        return jnp.copy(leaf) if isinstance(leaf, jax.Array) else leaf
+        return jax.device_put(jnp.copy(leaf) if isinstance(leaf, jax.Array) else leaf, sharding)
 
-    return jax.device_put(jax.tree.map(own, tree), replicated(mesh))
+    return jax.tree.map(own, tree)
 
 
 def local_rows(batch_size: int) -> range:
-    """The rows of a global batch that lie on this process's devices."""
+    """The rows of a global batch that lie on this process's devices, of which every process has as many."""
     share = batch_size // jax.process_count()
     return range(jax.process_index() * share, (jax.process_index() + 1) * share)

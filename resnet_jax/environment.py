@@ -1,5 +1,6 @@
 """What a run's numbers depend on besides its config: versions, devices, processor, commit; and the memory it took."""
 
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -40,6 +41,15 @@ def environment() -> dict[str, Any]:
         "cpu": {"model": _cpu_model(), "count": available_cores()},
         "commit": source_commit(Path(__file__).resolve().parent),
     }
+
+
+def source_digest() -> str:
+    """SHA-256, in hex, of the package's source files: what runs here, committed or not."""
+    package = Path(__file__).resolve().parent
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def source_commit(package: Path) -> dict[str, Any] | None:

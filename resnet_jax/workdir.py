@@ -1,5 +1,6 @@
 """The folder of a run: what is in it, and that it belongs to one config."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -10,9 +11,9 @@ from resnet_jax.config import differing_keys, flatten
 from resnet_jax.config_files import from_json, to_json
 from resnet_jax.data.input_description import InputDescription
 
-# Where the data lies and how many processes decode it may differ between machines without changing the run; and what is
-# to be done at a fault, of which there was none before it was answered with a stop.
-_MAY_DIFFER = ("data.data_dir", "data.statistics", "data.workers", "data.unreadable", "train.non_finite")
+# Where the data lies and how many processes decode it may differ between machines without changing the run, as may how
+# long they take; and what is to be done at a fault, of which there was none before it was answered with a stop.
+MAY_DIFFER = ("data.data_dir", "data.statistics", "data.workers", "data.unreadable", "train.non_finite", "limits")
 
 
 class Workdir:
@@ -22,6 +23,7 @@ class Workdir:
       path: the folder.
       config: config.json, the resolved config.
       input: input.npz, what the net expects of its input.
+      data: data.json, which files the data set has.
       metrics: metrics.jsonl, one line of scalars each time metrics are written.
       tensorboard: folder of TensorBoard events.
       checkpoints: folder of checkpoints.
@@ -33,6 +35,7 @@ class Workdir:
         self.path = Path(path)
         self.config = self.path / "config.json"
         self.input = self.path / "input.npz"
+        self.data = self.path / "data.json"
         self.metrics = self.path / "metrics.jsonl"
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
@@ -51,7 +54,7 @@ class Workdir:
             return
         theirs = self.read_config()
         differing = differing_keys(theirs, config)
-        keys = [key for key in differing if key not in _MAY_DIFFER and not key.startswith("steps.")]
+        keys = [key for key in differing if not may_differ(key) and not key.startswith("steps.")]
         if keys:
             listed = "; ".join(f"{key}: {_value(theirs, key)!r} there, {_value(config, key)!r} now" for key in keys)
             raise ValueError(
@@ -59,11 +62,13 @@ class Workdir:
                 "choose another workdir, or the same config to go on with this run"
             )
 
-    def claim(self, resolved: Any, input: InputDescription) -> None:
-        """Makes the folder this run's own: writes the resolved config and what the net expects of its input.
+    def refuse_other_data(self, resolved: Any, input: InputDescription, data: str) -> None:
+        """Raises ValueError if the folder's run was trained on other images, or more or fewer of them.
 
-        Raises:
-          ValueError: the folder's run was trained on other images, or more or fewer of them.
+        Args:
+          resolved: the run's config, with its steps.
+          input: what the net expects of its input.
+          data: digest of the data set's files.
         """
         there = flatten(self.read_config()) if self.config.is_file() else {}
         now = {key: value for key, value in flatten(resolved).items() if key.startswith("steps.")}
@@ -78,6 +83,16 @@ class Workdir:
                 f"the run in {self.path} was trained on other images: their shape, mean or class names differ from "
                 "those of the data set found now; point data.data_dir at the same data, or choose another workdir"
             )
+        if self.data.is_file() and json.loads(self.data.read_text()) != {"files": data}:
+            raise ValueError(
+                f"the run in {self.path} was trained on a data set in other files (their names, sizes or numbers of "
+                "examples differ), which may hold the images in another order; point data.data_dir at the same data, "
+                "or choose another workdir"
+            )
+
+    def claim(self, resolved: Any, input: InputDescription, data: str) -> None:
+        """Makes the folder this run's own: writes the resolved config, what the net expects of its input, the data."""
+        write_text_atomically(self.data, json.dumps({"files": data}) + "\n")
         write_text_atomically(self.config, to_json(resolved))
         input.save(self.input)
 
@@ -87,6 +102,11 @@ class Workdir:
         records.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(self.record, records / f"{name}.json")
         shutil.copyfile(self.metrics, records / f"{name}.metrics.jsonl")
+
+
+def may_differ(key: str) -> bool:
+    """Whether a config key may have another value where a run goes on, or on another of its hosts."""
+    return key in MAY_DIFFER or key.partition(".")[0] in MAY_DIFFER
 
 
 def _value(config: Any, key: str) -> Any:

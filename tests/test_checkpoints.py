@@ -1,4 +1,4 @@
-"""Checkpoints give back the very bits, survive donation, kills and full disks, and keep the right ones."""
+"""Checkpoints give back the very bits or none, survive donation, kills and full disks, and keep the right ones."""
 
 import logging
 import os
@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +20,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from resnet_jax.checkpoints import Checkpoints
+from resnet_jax import checkpoint_files as files
+from resnet_jax.checkpoints import CheckpointError, Checkpoints
 
 
 class Momentum(NamedTuple):
@@ -166,7 +169,6 @@ def test_the_latest_and_the_best_by_the_lowest_error_stay(tmp_path):
         save_errors(checkpoints, errors)
         assert checkpoints.steps() == [2, 3, 6, 7]
         assert checkpoints.best_step() == 2
-        assert checkpoints.latest_step() == 7
     with Checkpoints(tmp_path, keep_latest=2, keep_best=2) as checkpoints:
         like = {"x": jnp.float32(0)}
         assert checkpoints.restore("best", like) == (2, {"x": 2.0})
@@ -201,7 +203,7 @@ def test_another_metric_can_decide(tmp_path):
 def test_a_missing_checkpoint_is_an_error_that_says_what_there_is(tmp_path):
     like = {"x": jnp.float32(0)}
     with Checkpoints(tmp_path / "run") as checkpoints:
-        assert (checkpoints.steps(), checkpoints.latest_step(), checkpoints.best_step()) == ([], None, None)
+        assert (checkpoints.steps(), checkpoints.restore_latest(like), checkpoints.best_step()) == ([], None, None)
         with pytest.raises(FileNotFoundError, match="no checkpoint in .*run"):
             checkpoints.restore("latest", like)
         save_errors(checkpoints, {4: None, 5: float("inf")})
@@ -226,17 +228,30 @@ def test_a_state_of_another_kind_is_refused_with_every_path_what_is_stored_and_w
     like["keys"] = jax.device_put(jax.random.split(jax.random.key(0, impl="rbg"), 3), kernel.sharding)
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, state)
-        with pytest.raises(ValueError, match="checkpoint 1 in ") as caught:
+        with pytest.raises(ValueError, match="checkpoint 1 in .* does not fit the wanted state") as caught:
             checkpoints.restore("latest", like)
-        lines = str(caught.value).splitlines()[1:]
-        assert [line.strip() for line in lines] == [
-            "keys: stored uint32[3, 2], wanted uint32[3, 4]",
-            "params/conv/kernel: stored float32[3, 3, 5, 7], wanted float32[3, 3, 5, 8]",
-            "params/half: stored bfloat16[3, 3, 5, 7], wanted float32[3, 3, 5, 7]",
-            "params/new: stored nothing, wanted float32[3, 3, 5, 7]",
-            "split: stored float32[32], wanted nothing",
+        *lines, advice = str(caught.value).splitlines()[1:]
+        assert lines == [
+            "  path                stored                wanted",
+            "  keys                uint32[3, 2]          uint32[3, 4]",
+            "  params/conv/kernel  float32[3, 3, 5, 7]   float32[3, 3, 5, 8]",
+            "  params/half         bfloat16[3, 3, 5, 7]  float32[3, 3, 5, 7]",
+            "  params/new          nothing               float32[3, 3, 5, 7]",
+            "  split               float32[32]           nothing",
         ]
+        assert "resnet-jax convert --workdir" in advice and "resnet_jax.load_partial" in advice
         assert bits(checkpoints.restore("latest", abstract(state))[1]) == bits(state)
+
+
+def test_of_many_differences_the_first_twenty_are_listed_and_the_others_counted(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, {f"{i:02}": jnp.zeros(1) for i in range(23)})
+        with pytest.raises(ValueError) as caught:
+            checkpoints.restore(1, {f"{i:02}": jnp.zeros(2) for i in range(23)})
+        lines = str(caught.value).splitlines()
+        assert [line.split()[0] for line in lines[2:-2]] == [f"{i:02}" for i in range(20)]
+        assert lines[-2] == "  and 3 more"
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["1"], "a state that does not fit is not damaged"
 
 
 def test_a_shape_without_a_sharding_is_refused(tmp_path):
@@ -252,7 +267,8 @@ def test_a_failed_save_is_reported_by_the_next_call_and_later_saves_work(tmp_pat
         lambda checkpoints: checkpoints.wait(),
         lambda checkpoints: checkpoints.save(3, state),
         lambda checkpoints: checkpoints.close(),
-        lambda checkpoints: checkpoints.latest_step(),
+        lambda checkpoints: checkpoints.steps(),
+        lambda checkpoints: checkpoints.restore_latest(state),
     ):
         shutil.rmtree(tmp_path)
         checkpoints = Checkpoints(tmp_path)
@@ -260,8 +276,9 @@ def test_a_failed_save_is_reported_by_the_next_call_and_later_saves_work(tmp_pat
         checkpoints.wait()
         with LimitedFileSize(100_000):
             checkpoints.save(2, state)
-            with pytest.raises(RuntimeError, match="step 2 could not be saved.*too large"):
+            with pytest.raises(CheckpointError, match="step 2 could not be saved.*too large") as caught:
                 report(checkpoints)
+        assert caught.value.step == 2 and caught.value.__cause__ is caught.value.cause
         checkpoints.close()
         with Checkpoints(tmp_path) as checkpoints:
             assert checkpoints.steps() == [1]
@@ -276,8 +293,9 @@ def test_after_a_failed_save_the_same_object_goes_on_and_the_unfinished_files_ar
         checkpoints.wait()
         with LimitedFileSize(100_000):
             checkpoints.save(2, state)
-            with pytest.raises(RuntimeError, match="step 2"):
+            with pytest.raises(CheckpointError, match="step 2"):
                 checkpoints.wait()
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["1"]
         checkpoints.wait()
         assert checkpoints.steps() == [1]
         checkpoints.save(3, state)
@@ -296,17 +314,15 @@ def test_an_error_of_the_run_is_not_hidden_by_a_failed_save(tmp_path, quiet):
 def test_what_a_killed_run_left_unfinished_is_ignored_and_removed(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         save_errors(checkpoints, {1: 0.5, 2: 0.4})
-    unfinished = tmp_path / "3.orbax-checkpoint-tmp"
-    shutil.copytree(tmp_path / "2", unfinished)
-    (tmp_path / "4").mkdir()
-    shutil.copytree(tmp_path / "2", tmp_path / "5")
-    (tmp_path / "5" / "_CHECKPOINT_METADATA").unlink()
+    unfinished = ["3.saving", "3.saving.orbax-checkpoint-tmp", "0.deleting"]
+    for name in unfinished:
+        shutil.copytree(tmp_path / "2", tmp_path / name)
+    (tmp_path / "3.saving" / "manifest_0.json").unlink()
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
         assert checkpoints.steps() == [1, 2]
-    assert unfinished.exists()  # it may be the save of a run that is alive
+    assert all((tmp_path / name).exists() for name in unfinished)  # it may be the save of a run that is alive
     with Checkpoints(tmp_path, keep_latest=1, keep_best=0) as checkpoints:
         assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
-        assert checkpoints.latest_step() == 2
         save_errors(checkpoints, {3: 0.3})
         assert checkpoints.restore("latest", {"x": jnp.float32(0)}) == (3, {"x": 3.0})
         assert sorted(path.name for path in tmp_path.iterdir()) == ["3"]
@@ -346,19 +362,6 @@ def test_a_kill_in_the_middle_of_a_save_leaves_the_checkpoint_before_it(tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
 
 
-def test_damaged_files_are_an_error_that_names_the_checkpoint(tmp_path, quiet):
-    state = incompressible()
-    with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, state)
-    data = sorted((tmp_path / "1" / "state").rglob("d/*"), key=lambda path: path.stat().st_size)
-    data[-1].unlink()
-    with (
-        Checkpoints(tmp_path) as checkpoints,
-        pytest.raises(ValueError, match="checkpoint 1 in .* cannot be read"),
-    ):
-        checkpoints.restore("latest", state)
-
-
 def test_a_reader_changes_nothing(tmp_path):
     with pytest.raises(FileNotFoundError, match="no checkpoint folder .*absent"):
         Checkpoints(tmp_path / "absent", read_only=True)
@@ -370,6 +373,143 @@ def test_a_reader_changes_nothing(tmp_path):
         assert checkpoints.restore("best", {"x": jnp.float32(0)})[0] == 2
         with pytest.raises(ValueError, match="read_only"):
             checkpoints.save(5, {"x": jnp.float32(0)})
+
+
+def test_hashing_blocks_neither_save_nor_check_and_everything_else_waits_for_it(tmp_path, monkeypatch):
+    write_manifest, may_go_on = files.write_manifest, threading.Event()
+
+    def slowly(*arguments: Any, **options: Any) -> None:
+        assert may_go_on.wait(60)
+        write_manifest(*arguments, **options)
+
+    with Checkpoints(tmp_path, keep_latest=1, keep_best=0) as checkpoints:
+        save_errors(checkpoints, {1: 0.5})
+        checkpoints.wait()
+        monkeypatch.setattr(files, "write_manifest", slowly)
+        for step, joins in ((2, checkpoints.wait), (3, checkpoints.steps), (4, checkpoints.close)):
+            may_go_on.clear()
+            save_errors(checkpoints, {step: 0.4})
+            checkpoints.check()
+            # Until the new one is complete, the old one stays.
+            assert (tmp_path / str(step - 1)).is_dir() and not (tmp_path / str(step)).exists()
+            threading.Timer(0.2, may_go_on.set).start()
+            joins()
+            assert sorted(path.name for path in tmp_path.iterdir()) == [str(step)]
+
+
+def test_a_checkpoint_whose_manifest_cannot_be_written_is_a_failed_save(tmp_path, monkeypatch):
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError("no space")
+
+    with Checkpoints(tmp_path, keep_latest=1, keep_best=0) as checkpoints:
+        save_errors(checkpoints, {1: 0.5})
+        checkpoints.wait()
+        monkeypatch.setattr(files, "write_manifest", fail)
+        save_errors(checkpoints, {2: 0.4})
+        with pytest.raises(CheckpointError, match="step 2 could not be saved: no space"):
+            checkpoints.wait()
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["1"]
+
+
+def test_check_tells_a_failed_save_once_and_costs_under_20_microseconds(tmp_path, quiet):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.check()
+        with LimitedFileSize(100_000):
+            checkpoints.save(2, incompressible())
+            with pytest.raises(CheckpointError, match="step 2"):
+                check_until_it_raises(checkpoints)
+        checkpoints.check()
+        checkpoints.save(3, incompressible(20_000_000))
+        begun, calls = time.perf_counter(), 0
+        while not (tmp_path / "3").exists():
+            checkpoints.check()
+            calls += 1
+            if calls % 1000 == 0:
+                assert time.perf_counter() - begun < 60
+        assert calls > 10
+        best = min(time_of(checkpoints.check) for _ in range(1000))
+        assert best < 20e-6
+
+
+def time_of(call: Any) -> float:
+    begun = time.perf_counter()
+    call()
+    return time.perf_counter() - begun
+
+
+def check_until_it_raises(checkpoints: Checkpoints) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        checkpoints.check()
+        time.sleep(0.001)
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """A file system of 24 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def fill(disk: Path, *, leave: int) -> Path:
+    filler = disk / "filler"
+    filler.write_bytes(bytes(shutil.disk_usage(disk).free - leave))
+    return filler
+
+
+def test_on_a_full_disk_a_save_is_refused_and_the_run_goes_on_when_there_is_room_again(small_disk):
+    state = incompressible(1_000_000)
+    with Checkpoints(small_disk / "run") as checkpoints:
+        checkpoints.save(1, state)
+        checkpoints.wait()
+        filler = fill(small_disk, leave=4_300_000)
+        with pytest.raises(CheckpointError, match=r"step 2 .*bytes free, and 4,400,000 are needed") as caught:
+            checkpoints.save(2, state)
+        assert caught.value.step == 2
+        assert [path.name for path in (small_disk / "run").iterdir()] == ["1"]
+        checkpoints.check()
+        filler.unlink()
+        checkpoints.save(2, state)
+        assert checkpoints.steps() == [1, 2]
+        assert bits(checkpoints.restore_latest(state)[1]) == bits(state)
+
+
+def test_a_disk_that_fills_up_during_a_save_costs_that_save_alone(small_disk, monkeypatch, quiet):
+    state = incompressible(1_000_000)
+    with Checkpoints(small_disk / "run") as checkpoints:
+        checkpoints.save(1, state)
+        checkpoints.wait()
+        usage = shutil.disk_usage
+        filler = fill(small_disk, leave=1_500_000)
+        # Somebody else fills it between the look and the write.
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(path)._replace(free=10**12))
+        checkpoints.save(2, state)
+        with pytest.raises(CheckpointError, match="step 2 could not be saved.*(No space|RESOURCE_EXHAUSTED)"):
+            check_until_it_raises(checkpoints)
+        assert [path.name for path in (small_disk / "run").iterdir()] == ["1"]
+        assert usage(small_disk).free > 1_400_000
+        assert bits(checkpoints.restore_latest(state)[1]) == bits(state)
+        filler.unlink()
+        checkpoints.save(3, state)
+        assert checkpoints.steps() == [1, 3]
+        assert bits(checkpoints.restore(3, state)[1]) == bits(state)
+
+
+def test_a_folder_that_cannot_be_written_to_is_an_error_at_once_and_can_be_read(small_disk):
+    with Checkpoints(small_disk / "run") as checkpoints:
+        save_errors(checkpoints, {1: 0.5, 2: 0.4})
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(PermissionError, match="the checkpoint folder .*run cannot be written to"):
+        Checkpoints(small_disk / "run")
+    with pytest.raises(OSError, match="Read-only"):
+        Checkpoints(small_disk / "another")
+    with Checkpoints(small_disk / "run", read_only=True) as checkpoints:
+        assert checkpoints.restore("latest", {"x": jnp.float32(0)}) == (2, {"x": 2.0})
 
 
 def test_saving_returns_before_the_files_are_written(tmp_path):

@@ -14,7 +14,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "resnet_jax"
 # From the ground up; "models" stands for the modules in it too, unless they are named themselves.
 # A module may import from the layers below its own, and from its own name.
 LAYERS = {
-    "ground": ["atomic_files", "distributed", "download", "environment", "models.names", "random_keys", "records"],
+    "ground": ["atomic_files", "distributed", "download", "environment", "models.names", "random_keys", "records"]
+    + ["exit_codes", "training.signal_actions"],
     "parts": [
         *("config_keys", "config", "config_files", "models", "data"),
         *("training.losses", "evaluation.metrics", "training.schedules"),
@@ -23,10 +24,19 @@ LAYERS = {
     "state": ["training.optimizers", "training.state"],
     "step": ["training.steps"],
     "build": ["build", "workdir"],
+    "guards": [
+        "checkpoint_files",
+        "checkpoint_folder",
+        "hosts",
+        "training.preemption",
+        "training.watchdog",
+        "training.workdir_lock",
+    ],
     "use": [
         *("evaluation", "checkpoints", "writers", "analysis"),
         *("training.batch_statistics", "training.metrics_log"),
     ],
+    "run": ["training.start", "training.saving"],
     "loop": ["training.loop"],
     "command line": ["commands", "cli", "__main__"],
 }
@@ -34,6 +44,7 @@ LAYERS = {
 # What a module may import from its own layer.
 BESIDE = {
     "config": ["config_keys"],
+    "checkpoint_folder": ["checkpoint_files"],
     "config_files": ["config", "config_keys"],
     "evaluation.metrics": ["training.losses"],
     "records": ["atomic_files"],

@@ -11,9 +11,23 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE[:VARIANT]", help=help)
     workdir_flag(parser)
     parser.add_argument("--print_config", action="store_true", help="print the checked config and stop")
+    hosts = parser.add_argument_group(
+        "several hosts: the same command on each, where no cluster says which one this is"
+    )
+    hosts.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
+    hosts.add_argument("--process_count", type=int, metavar="N", help="processes of the run")
+    hosts.add_argument("--process_index", type=int, metavar="I", help="of this one, from 0")
+    help = "how long to wait for the others (%(default)s)"
+    hosts.add_argument("--joining_seconds", type=int, default=60, metavar="S", help=help)
+    help = "a process is dead after so long without a sign of life (%(default)s)"
+    hosts.add_argument("--heartbeat_seconds", type=int, default=30, metavar="S", help=help)
+    help = "run as N processes on this machine's CPU, as if each were a host"
+    hosts.add_argument("--simulate_hosts", type=int, metavar="N", help=help)
+    help = "CPU devices of each simulated host (%(default)s)"
+    hosts.add_argument("--devices_per_host", type=int, default=1, metavar="N", help=help)
 
 
-def run(flags: argparse.Namespace) -> None:
+def run(flags: argparse.Namespace) -> int | None:
     """Calls the package and prints what it gives."""
     from resnet_jax.config_files import load_config, to_json
 
@@ -23,8 +37,20 @@ def run(flags: argparse.Namespace) -> None:
     config = load_config(flags.config, flags.overrides)
     if flags.print_config:
         print(to_json(config), end="")
-        return
+        return None
+    if flags.simulate_hosts is not None:
+        from resnet_jax.hosts.simulate import simulate
+
+        return simulate(flags.simulate_hosts, flags.words, devices_per_host=flags.devices_per_host)
+    from resnet_jax.hosts.launch import join
+
+    times = {"joining_seconds": flags.joining_seconds, "heartbeat_seconds": flags.heartbeat_seconds}
+    join(flags.coordinator, flags.process_count, flags.process_index, **times)
+    import jax
+
     from resnet_jax.training.loop import train
 
     test = train(config, flags.workdir)["test"]
-    print(f"test error {percent(test['error_top1'])} of {test['count']} images; see {flags.workdir}")
+    if jax.process_index() == 0:
+        print(f"test error {percent(test['error_top1'])} of {test['count']} images; see {flags.workdir}")
+    return None

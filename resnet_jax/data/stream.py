@@ -93,8 +93,9 @@ class _At:
 
 def _start_worker(index: int, count: int) -> None:
     del index, count
-    # An interrupt from the keyboard reaches all processes; the main one ends the workers.
+    # A keyboard's interrupt reaches all processes, and so may a batch system's SIGTERM; the main one ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     use_one_thread()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -10,57 +10,84 @@ import jax
 
 from resnet_jax import config as configs
 from resnet_jax.analysis.curves import plot_curves
-from resnet_jax.build import Parts, build
+from resnet_jax.build import Parts
 from resnet_jax.checkpoints import Checkpoints
 from resnet_jax.distributed import replicate
 from resnet_jax.environment import environment, peak_memory
 from resnet_jax.evaluation.evaluator import Evaluate, make_evaluator
+from resnet_jax.hosts.agreement import check_agreement
+from resnet_jax.hosts.peers import lost_peers_named
 from resnet_jax.records import read_record, write_record
 from resnet_jax.training.metrics_log import MetricsLog
+from resnet_jax.training.preemption import Preempted, Preemption
+from resnet_jax.training.saving import Saver
+from resnet_jax.training.start import started
 from resnet_jax.training.state import Progress, TrainState
+from resnet_jax.training.watchdog import Watchdog
 from resnet_jax.workdir import Workdir
 from resnet_jax.writers import JsonLinesWriter, MultiWriter, ProgressWriter, TensorBoardWriter
+
+# The others wait while process 0 draws and writes.
+_RECORD_SECONDS = 300.0
 
 
 def train(config: Any, workdir: str | os.PathLike, *, writers: Sequence[Any] | None = None) -> dict:
     """Trains, evaluates and records one net; goes on from the workdir's latest checkpoint if it has one.
 
-    A run that has its record is finished: the record is returned as it is.
+    A run that has its record is finished: the record is returned as it is. In a run of several processes
+    (`hosts.launch.join`) all call it alike, with a workdir that they share; process 0 writes.
+
+    SIGTERM ends it after the step at hand, saved; a second one at once. A checkpoint that cannot be saved is reported,
+    and training goes on. A part that takes longer than its limit in `config.limits` ends the process, with exit code 70
+    and every thread's traceback.
 
     Args:
       config: from `config_files.load_config`.
-      workdir: folder for all that the run leaves behind, see `Workdir`.
+      workdir: folder for all that the run leaves behind, see `Workdir`; of one run at a time.
       writers: more places for the scalars, each with clu's `write_scalars(step, scalars)`, `flush()` and `close()`.
 
     Returns:
       The record, as in record.json.
 
     Raises:
-      ValueError: if the config is not possible, or the workdir belongs to another one.
+      ValueError: if the config is not possible, the workdir belongs to another one, or processes disagree.
       FileNotFoundError: if the data set is not there.
+      ConnectionError: if a process of the run did not come.
       FloatingPointError: at a loss that is not finite, unless the config says to skip such updates.
+      CheckpointError: if the last checkpoint could not be saved.
+      Preempted: at SIGTERM, saved.
+      PeerLost: if another process of the run is gone.
+      ReplicasDiffer: if a device's copy of the parameters is not that of the others.
     """
-    started = time.perf_counter()
+    begun = time.perf_counter()
     files = Workdir(workdir)
     configs.check(config)
     files.refuse_other_config(config)
     if files.record.is_file():
         # It is written last: the run is finished, and its record is not for another process to change.
         return read_record(files.record)
-    parts = build(config)
-    files.claim(parts.config, parts.input)
-    keep = parts.config.checkpoint
-    with Checkpoints(files.checkpoints, keep_latest=keep.keep_latest, keep_best=keep.keep_best) as checkpoints:
-        run = _Run(parts, files, checkpoints, writers or (), started=started)
+    limits = {name.removesuffix("_seconds"): seconds for name, seconds in config.limits.items()}
+    with (
+        started(config, files) as (parts, state),
+        Watchdog(limits, process_index=jax.process_index()) as watchdog,
+        Checkpoints(
+            files.checkpoints,
+            keep_latest=parts.config.checkpoint.keep_latest,
+            keep_best=parts.config.checkpoint.keep_best,
+        ) as checkpoints,
+    ):
+        run = _Run(parts, state, files, checkpoints, watchdog, writers or (), begun=begun)
         try:
-            run.to_the_end()
+            with Preemption() as preemption, lost_peers_named():
+                run.to_the_end(preemption)
         finally:
             parts.feed.close()
             run.writer.close()
-        checkpoints.wait()
         record = run.record()
-    plot_curves(files.metrics, files.curves)
-    write_record(files.record, record)
+        if jax.process_index() == 0:
+            plot_curves(files.metrics, files.curves)
+            write_record(files.record, record)
+        check_agreement({}, seconds=_RECORD_SECONDS)
     return read_record(files.record)
 
 
@@ -70,30 +97,25 @@ class _Run:
     def __init__(
         self,
         parts: Parts,
+        state: TrainState,
         files: Workdir,
         checkpoints: Checkpoints,
+        watchdog: Watchdog,
         writers: Sequence[Any],
         *,
-        started: float,
+        begun: float,
     ):
-        self.parts, self.config, self.checkpoints = parts, parts.config, checkpoints
-        self.started = started
+        self.parts, self.config, self.watchdog = parts, parts.config, watchdog
+        self.begun = begun
         self.compile_seconds = self.other_seconds = self.training_seconds = 0.0
-        self.state: TrainState = parts.initial_state()
-        self.progress = self.fresh_progress()
+        self.state, self.progress = state, self.fresh_progress()
+        self.saver = Saver(checkpoints, watchdog, parts.mesh)
         self.first_step = 0
-        if checkpoints.latest_step() is not None:
-            self.first_step, (self.state, self.progress) = checkpoints.restore("latest", (self.state, self.progress))
+        restored = self.saver.restore((self.state, self.progress))
+        if restored is not None:
+            self.first_step, (self.state, self.progress) = restored
         self.step = self.first_step
-        resume = self.first_step or None
-        self.writer = MultiWriter(
-            [
-                JsonLinesWriter(files.metrics, resume_step=resume),
-                TensorBoardWriter(files.tensorboard, resume_step=resume),
-                ProgressWriter(self.total, batch_size=self.batch_size, resume_step=self.first_step),
-                *writers,
-            ]
-        )
+        self.writer = MultiWriter(self.open_writers(files, writers) if jax.process_index() == 0 else ())
         self.evaluate: Evaluate = make_evaluator(
             parts.model,
             parts.mesh,
@@ -120,16 +142,32 @@ class _Run:
     def batch_size(self) -> int:
         return self.config.train.batch_size
 
+    def open_writers(self, files: Workdir, more: Sequence[Any]) -> list[Any]:
+        """Those of process 0."""
+        resume = self.first_step or None
+        return [
+            JsonLinesWriter(files.metrics, resume_step=resume),
+            TensorBoardWriter(files.tensorboard, resume_step=resume),
+            ProgressWriter(self.total, batch_size=self.batch_size, resume_step=self.first_step),
+            *more,
+        ]
+
     def fresh_progress(self) -> Progress:
         return replicate(Progress.zero(), self.parts.mesh)
 
-    def to_the_end(self) -> None:
-        """Runs all steps that are left."""
+    def to_the_end(self, preemption: Preemption) -> None:
+        """Runs all steps that are left; raises as `train` does."""
+        with self.watchdog.phase("step"):
+            self.run_steps(preemption)
+        self.saver.finish()
+
+    def run_steps(self, preemption: Preemption) -> None:
         steps, log_every = self.config.steps, self.config.train.log_every
         intervals = (log_every, steps.evaluate_every, steps.checkpoint_every)
         begun = time.perf_counter()
         while self.step < self.total:
-            self.advance(min(self.total, *(self.step + every - self.step % every for every in intervals)))
+            until = min(self.total, *(self.step + every - self.step % every for every in intervals))
+            stop = self.advance(preemption, until)
             log_due, evaluation_due, checkpoint_due = (
                 self.step % every == 0 or self.step == self.total for every in intervals
             )
@@ -142,9 +180,13 @@ class _Run:
                 self.log.drain()
                 self.log.check(self.progress)
                 with self.not_training():
-                    errors = self.evaluate_held_out(steer=evaluation_due)
+                    with self.watchdog.phase("evaluation"):
+                        errors = self.evaluate_held_out(steer=evaluation_due)
                     if checkpoint_due:
-                        self.checkpoints.save(self.step, (self.state, self.progress), errors)
+                        self.saver.save(self.step, (self.state, self.progress), errors)
+            # After what is due at this step, which a resumed run takes for done.
+            if stop and self.step < self.total:
+                self.stop_early()
         self.training_seconds = time.perf_counter() - begun - self.other_seconds
 
     @contextlib.contextmanager
@@ -156,8 +198,16 @@ class _Run:
         self.other_seconds += seconds
         self.log.leave_out(seconds)
 
-    def advance(self, stop: int) -> None:
-        """Dispatches steps up to `stop`; nothing here waits for the device."""
+    def stop_early(self) -> None:
+        """Saves where the run is, and ends it."""
+        self.log.drain()
+        self.log.check(self.progress)
+        self.saver.save(self.step, (self.state, self.progress), None)
+        self.saver.finish()
+        raise Preempted(self.step)
+
+    def advance(self, preemption: Preemption, stop: int) -> bool:
+        """Dispatches steps up to `stop`, or until the run is to end, and says so; nothing here waits for the device."""
         while self.step < stop:
             per_call = self.parts.steps_per_call
             length = per_call if self.step + per_call <= stop else 1
@@ -166,10 +216,15 @@ class _Run:
                 self.calls[length] = self.compile(length, arguments)
             self.state, self.progress = self.calls[length](*arguments)
             self.step += length
+            self.watchdog.beat()
+            self.saver.poll()
+            if preemption.requested():
+                return True
+        return False
 
     def compile(self, length: int, arguments: tuple) -> Any:
         begun = time.perf_counter()
-        with self.not_training():
+        with self.not_training(), self.watchdog.phase("compile"):
             compiled = self.parts.make_call(length).lower(*arguments).compile()
         self.compile_seconds += time.perf_counter() - begun
         return compiled
@@ -197,6 +252,10 @@ class _Run:
 
     def record(self) -> dict:
         """The record of the finished run; all splits are evaluated whole, without augmentation."""
+        with self.watchdog.phase("evaluation"):
+            return self.tested_record()
+
+    def tested_record(self) -> dict:
         # What training leaves out cannot be tested either; the count says how many are left.
         train = self.evaluate(
             self.state.evaluated_variables, self.parts.splits["train"], unreadable=self.config.data.unreadable
@@ -217,7 +276,7 @@ class _Run:
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(self.state.params)),
             "train": {"loss": train["loss"], "error": train["error_top1"], "count": train["count"]},
             **tested,
-            "wall_seconds": time.perf_counter() - self.started,
+            "wall_seconds": time.perf_counter() - self.begun,
             "images_per_second": speed,
             "compile_seconds": self.compile_seconds,
             "unreadable_images": int(self.state.unreadable),
