@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 
 import jax
 import numpy as np
@@ -91,10 +90,12 @@ def everything(workdir):
 
     with Checkpoints(Workdir(workdir).checkpoints, read_only=True) as checkpoints:
         step = checkpoints.steps()[-1]
-    with warnings.catch_warnings():
-        # Where the arrays lie does not matter here.
-        warnings.filterwarnings("ignore", message="Sharding info not provided when restoring")
-        tree = ocp.load(Workdir(workdir).checkpoints / str(step))
+    folder = Workdir(workdir).checkpoints / str(step)
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    described = ocp.metadata(folder).metadata
+    tree = ocp.load(
+        folder, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), described)
+    )
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
