@@ -50,12 +50,13 @@ _SCHEMA = {
 }
 # `resumed_from_step`: the times are those of the last process, which began there; null or absent for a run in one go.
 # `unreadable_images`: training images that were left out, each time one came up. `pixel_statistics`: where
-# mean and standard deviation are from.
+# mean and standard deviation are from. `determinism`: the promises that the run had, see `environment.determinism`.
 _OPTIONAL = {
     "validation": _EVALUATION,
     "resumed_from_step": f"{_COUNT} or null",
     "unreadable_images": _COUNT,
     "pixel_statistics": _TEXT,
+    "determinism": _TEXT,
 }
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from resnet_jax.analysis.curves import plot_curves
 from resnet_jax.build import Parts
 from resnet_jax.checkpoints import Checkpoints
 from resnet_jax.distributed import replicate
-from resnet_jax.environment import environment, peak_memory
+from resnet_jax.environment import determinism, environment, peak_memory
 from resnet_jax.evaluation.evaluator import Evaluate, make_evaluator
 from resnet_jax.hosts.agreement import check_agreement
 from resnet_jax.hosts.peers import lost_peers_named
@@ -144,6 +145,8 @@ class _Run:
 
     def open_writers(self, files: Workdir, more: Sequence[Any]) -> list[Any]:
         """Those of process 0."""
+        devices = f"{jax.process_count()} process{'es' * (jax.process_count() > 1)}, {jax.device_count()} devices"
+        print(f"from step {self.first_step}, {devices}, determinism {determinism()}", file=sys.stderr, flush=True)
         resume = self.first_step or None
         return [
             JsonLinesWriter(files.metrics, resume_step=resume),
@@ -281,5 +284,6 @@ class _Run:
             "compile_seconds": self.compile_seconds,
             "unreadable_images": int(self.state.unreadable),
             "pixel_statistics": self.parts.input.source,
+            "determinism": determinism(),
             **peak_memory(),
         }
