@@ -209,7 +209,7 @@ def make_run(flowers, tmp_path_factory):
         config = resolve(load_config("digits", settings), train_examples=COUNT, device_count=8)
         files = Workdir(folder / name)
         files.path.mkdir(parents=True)
-        files.claim(config, description())
+        files.claim(config, description(), "0")
         model = create_model("cifar_resnet8", num_classes=len(CLASSES), width=4)
         with Checkpoints(files.checkpoints) as checkpoints:
             for step in steps:

@@ -44,10 +44,14 @@ def started(config: Any, files: Workdir) -> Iterator[tuple[Parts, TrainState]]:
         facts: dict[str, str] = {}
         problem: Exception | None = None
         try:
+            parts = build(config)
+            state = parts.initial_state()
+            facts = _facts(parts, state)
+            # What cannot be built leaves no folder behind.
             if jax.process_index() == 0:
                 stack.enter_context(lock_workdir(files.path))
-            parts, state = _prepare(config, files)
-            facts = _facts(parts, state)
+            files.refuse_other_config(config)
+            files.refuse_other_data(parts.config, parts.input, parts.data)
         except (ValueError, OSError) as error:
             problem = error
         check_agreement({"start": "ready" if problem is None else str(problem), **facts}, seconds=_PREPARATION_SECONDS)
@@ -59,13 +63,6 @@ def started(config: Any, files: Workdir) -> Iterator[tuple[Parts, TrainState]]:
         there = files.config.is_file()
         check_agreement({"workdir": "is there" if there else f"has no {files.config.name} of process 0: share it"})
         yield parts, state
-
-
-def _prepare(config: Any, files: Workdir) -> tuple[Parts, TrainState]:
-    files.refuse_other_config(config)
-    parts = build(config)
-    files.refuse_other_data(parts.config, parts.input, parts.data)
-    return parts, parts.initial_state()
 
 
 def _facts(parts: Parts, state: TrainState) -> dict[str, str]:
