@@ -32,21 +32,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             code = _dispatch(words)
         sys.stdout.flush()
         return code
-    except FloatingPointError as error:
-        return _fail(error, exit_codes.DIVERGED)
-    except BrokenPipeError:
-        # The reader, `head` say, has what it wanted; nothing more can be flushed to it at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (ValueError, OSError) as error:
-        return _fail(error, exit_codes.BAD_INPUT)
     except KeyboardInterrupt:
         print("resnet-jax: interrupted", file=sys.stderr)
         return exit_codes.INTERRUPTED
     except Exception as error:
-        if (of_run := _code_of_run(error)) is None:
+        if isinstance(error, BrokenPipeError):
+            # Nothing more can be flushed at the end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            # The reader, `head` say, has what it wanted; but a run is not over because nobody watches it any more.
+            if words[0] != "train":
+                return exit_codes.DONE
+        if (of_error := _code_of(error)) is None:
             raise
-        return _fail(error, of_run)
+        return _fail(error, of_error)
 
 
 def program() -> None:
@@ -61,8 +59,10 @@ def program() -> None:
     sys.exit(leave(code))
 
 
-def _code_of_run(error: Exception) -> int | None:
-    """The exit code of what a run ends with; None for any other exception."""
+def _code_of(error: Exception) -> int | None:
+    """The exit code of an exception; None if it is a fault of the program."""
+    if type(error) is ValueError or isinstance(error, OSError) and not isinstance(error, ConnectionError):
+        return exit_codes.BAD_INPUT
     from resnet_jax.checkpoints import CheckpointError
     from resnet_jax.hosts.peers import PeerLost
     from resnet_jax.training.preemption import Preempted
@@ -73,6 +73,9 @@ def _code_of_run(error: Exception) -> int | None:
         PeerLost: exit_codes.PEER_LOST,
         ReplicasDiffer: exit_codes.ASTRAY,
         CheckpointError: exit_codes.UNSAVED,
+        FloatingPointError: exit_codes.DIVERGED,
+        ValueError: exit_codes.BAD_INPUT,
+        OSError: exit_codes.BAD_INPUT,
     }
     return next((code for kind, code in codes.items() if isinstance(error, kind)), None)
 

@@ -57,7 +57,7 @@ def test_processes_agree_differ_and_miss_one(tmp_path):
             "ValueError the processes disagree on seed: 1 on processes 0, 2; 2 on process 1 after 0 s",
             "agreed after 0 s",
         ]
-    missed = "ConnectionError process 1 of 3 did not come to the agreement within 2 s after 2 s"
+    missed = "PeerLost process 1 of 3 did not come to the agreement within 2 s after 2 s"
     # Process 2 would have waited longer, but stops when process 0 does.
     assert said[0][3:] == said[2][3:] == [missed]
     assert said[1][3:] == []

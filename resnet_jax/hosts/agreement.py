@@ -12,6 +12,7 @@ from typing import Any
 from jax._src.distributed import global_state  # the coordination service is public nowhere; Orbax takes it here, too
 
 from resnet_jax.hosts.meeting import name_processes
+from resnet_jax.hosts.peers import PeerLost
 
 _POLL_SECONDS = 0.02
 # A process that stops waits so long for the others to have read why: with process 0 goes the service that tells them.
@@ -31,7 +32,7 @@ def check_agreement(facts: Mapping[str, str], *, seconds: float = 60) -> None:
 
     Raises:
       ValueError: in all processes, if there are differences; it names each fact, each value and who has it.
-      ConnectionError: in all processes that came, if one did not.
+      PeerLost: in all processes that came, if one did not.
     """
     if global_state.client is None or global_state.num_processes == 1:
         return
@@ -110,7 +111,7 @@ class _Agreement:
         problem, present = json.loads(given_up[0][1])
         if self.index in present:
             self.let_all_read(present)
-        raise ConnectionError(problem)
+        raise PeerLost(problem)
 
     def facts_of(self, index: int) -> dict[str, str]:
         return json.loads(self.client.blocking_key_value_get(f"{self.folder}/facts/{index}", int(1000 * self.seconds)))

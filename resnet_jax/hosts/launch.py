@@ -40,7 +40,7 @@ def join(
 
     Raises:
       ValueError: for arguments that are incomplete or contradict each other, or if a device was used before.
-      ConnectionError: in every process that is there, if one is absent or the coordinator cannot be reached.
+      PeerLost: in every process that is there, if one is absent or the coordinator cannot be reached.
     """
     import jax
     from jax._src import xla_bridge  # whether a backend is there is asked nowhere public

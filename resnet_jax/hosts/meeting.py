@@ -12,6 +12,8 @@ import struct
 import time
 from collections.abc import Container
 
+from resnet_jax.hosts.peers import PeerLost
+
 _MAGIC = b"resnet_jax meeting 1\n"
 _HELLO = struct.Struct(f"!{len(_MAGIC)}sII")  # magic, process index, process count
 _RETRY_SECONDS = 0.1
@@ -32,7 +34,7 @@ def meet(coordinator: str, bind: str, *, process_count: int, process_index: int,
       seconds: how long it waits for the others.
 
     Raises:
-      ConnectionError: in every process, if one did not come, or two say the same index or different counts.
+      PeerLost: in every process, if one did not come, or two say the same index or different counts.
     """
     deadline = time.monotonic() + seconds
     if process_index == 0:
@@ -40,7 +42,7 @@ def meet(coordinator: str, bind: str, *, process_count: int, process_index: int,
     else:
         problem = _report_to_first(coordinator, process_count, process_index, deadline, seconds)
     if problem:
-        raise ConnectionError(problem)
+        raise PeerLost(problem)
     if process_index != 0:
         _wait_until_listening(coordinator)
 
@@ -86,7 +88,7 @@ def _listen(bind: str, count: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=count, dualstack_ipv6=host == "::")
     except OSError as error:
         reason = (error.strerror or str(error)).partition(" (while")[0]
-        raise ConnectionError(
+        raise PeerLost(
             f"process 0 cannot listen at {bind}: {reason}; it must run on the coordinator's host, once, and the port "
             "must be free"
         ) from error

@@ -4,14 +4,12 @@ import contextlib
 import re
 from collections.abc import Iterator
 
-import jax
-
 # Of gloo (CPU), NCCL (GPU) and jax's coordination service.
 _SIGNS = re.compile(r"gloo|nccl|connection (closed|reset) by peer|coordination service", re.IGNORECASE)
 
 
-class PeerLost(Exception):
-    """Another process of the run has ended or cannot be reached."""
+class PeerLost(ConnectionError):
+    """Another process of the run did not come, has ended, or cannot be reached."""
 
 
 @contextlib.contextmanager
@@ -23,6 +21,8 @@ def lost_peers_named() -> Iterator[None]:
     try:
         yield
     except (ValueError, RuntimeError) as error:
+        import jax
+
         if jax.process_count() == 1 or not _SIGNS.search(str(error)):
             raise
         raise PeerLost(

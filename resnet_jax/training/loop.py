@@ -53,11 +53,10 @@ def train(config: Any, workdir: str | os.PathLike, *, writers: Sequence[Any] | N
     Raises:
       ValueError: if the config is not possible, the workdir belongs to another one, or processes disagree.
       FileNotFoundError: if the data set is not there.
-      ConnectionError: if a process of the run did not come.
       FloatingPointError: at a loss that is not finite, unless the config says to skip such updates.
       CheckpointError: if the last checkpoint could not be saved.
       Preempted: at SIGTERM, saved.
-      PeerLost: if another process of the run is gone.
+      PeerLost: if another process of the run did not come, or is gone.
       ReplicasDiffer: if a device's copy of the parameters is not that of the others.
     """
     begun = time.perf_counter()

@@ -38,7 +38,7 @@ def started(config: Any, files: Workdir) -> Iterator[tuple[Parts, TrainState]]:
       ValueError: the config is not possible, the workdir belongs to another run or one that is at work in it, or the
         processes disagree; then the message names what they disagree on, and who has what.
       FileNotFoundError: the data set is not there.
-      ConnectionError: a process did not come.
+      PeerLost: a process did not come.
     """
     with contextlib.ExitStack() as stack:
         facts: dict[str, str] = {}
