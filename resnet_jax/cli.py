@@ -10,10 +10,23 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from resnet_jax import exit_codes
-from resnet_jax.commands import convert, evaluate, export, measure, predict, prepare, report, summarize, train
+from resnet_jax.commands import (
+    benchmark,
+    convert,
+    evaluate,
+    export,
+    measure,
+    predict,
+    prepare,
+    report,
+    summarize,
+    train,
+)
 
 USAGE = "resnet-jax COMMAND [FLAG ...]"
 TRACEBACK = "RESNET_JAX_TRACEBACK"
+# Commands that take --config.SECTION.KEY.
+_WITH_CONFIG = ("train", "benchmark")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -125,14 +138,14 @@ def _dispatch(words: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_flags(parser)
-    overrides, rest = _split_overrides(words[1:]) if name == "train" else ({}, words[1:])
+    overrides, rest = _split_overrides(words[1:]) if name in _WITH_CONFIG else ({}, words[1:])
     try:
         flags, unused = parser.parse_known_intermixed_args(rest)
     except SystemExit:  # argparse has printed the help that was asked for
         return 0
     if unused:
         raise ValueError(_unused(unused[0], name, parser))
-    if name == "train":
+    if name in _WITH_CONFIG:
         flags.overrides, flags.words = overrides, words
     return command.run(flags) or 0
 
@@ -142,7 +155,7 @@ class _Parser(argparse.ArgumentParser):
         raise ValueError(f"{message}; see {self.prog} --help")
 
     def format_help(self) -> str:
-        if self.prog.endswith(" train"):
+        if self.prog.rpartition(" ")[2] in _WITH_CONFIG:
             from resnet_jax.config_keys import describe_keys
 
             self.epilog = f"config keys and their defaults (--config.KEY VALUE is the same):\n{describe_keys()}"
@@ -185,7 +198,7 @@ def _unused(word: str, command: str, parser: argparse.ArgumentParser) -> str:
         return f"unexpected argument {word!r} of {command}; see {parser.prog} --help"
     flag = word.partition("=")[0]
     known = [text for action in parser._actions for text in action.option_strings if text.startswith("--")]
-    overrides = [f"--config.{key}" for key in KEYS] if command == "train" else []
+    overrides = [f"--config.{key}" for key in KEYS] if command in _WITH_CONFIG else []
     return (
         f"unknown flag {flag} of {command}; did you mean {nearest(flag, known + overrides)}? "
         f"Flags: {', '.join(known)}" + (", --config.SECTION.KEY" if overrides else "")
@@ -207,5 +220,6 @@ COMMANDS: dict[str, _Command] = {
     "measure": _Command("compute a training set's mean image and colour components", measure.add_flags, measure.run),
     "convert": _Command("turn weights from elsewhere into a weight file, or back", convert.add_flags, convert.run),
     "export": _Command("write a trained net as one function for programs with jax alone", export.add_flags, export.run),
+    "benchmark": _Command("plan a run on many devices, from its compiled step", benchmark.add_flags, benchmark.run),
     "report": _Command("print an experiment's results, from its records", report.add_flags, report.run),
 }
