@@ -103,6 +103,7 @@ def build(config: Any) -> Parts:
         mesh=mesh,
     )
     build_data = {"resident": _resident_parts, "streamed": _streamed_parts}[config.data.pipeline]
+    parts = build_data(config, info, mesh, train_step)
     return Parts(
         config=config,
         data=data_manifest(info),
@@ -110,7 +111,7 @@ def build(config: Any) -> Parts:
         model=model,
         optimizer=optimizer,
         schedule=schedule,
-        **build_data(config, info, mesh, train_step),
+        **parts,
     )
 
 

@@ -77,6 +77,7 @@ def _code_of(error: Exception) -> int | None:
     if type(error) is ValueError or isinstance(error, OSError) and not isinstance(error, ConnectionError):
         return exit_codes.BAD_INPUT
     from resnet_jax.checkpoints import CheckpointError
+    from resnet_jax.data.stream import WorkerLost
     from resnet_jax.hosts.peers import PeerLost
     from resnet_jax.training.preemption import Preempted
     from resnet_jax.training.saving import ReplicasDiffer
@@ -85,6 +86,7 @@ def _code_of(error: Exception) -> int | None:
         Preempted: exit_codes.PREEMPTED,
         PeerLost: exit_codes.PEER_LOST,
         ReplicasDiffer: exit_codes.ASTRAY,
+        WorkerLost: exit_codes.WORKER_LOST,
         CheckpointError: exit_codes.UNSAVED,
         FloatingPointError: exit_codes.DIVERGED,
         ValueError: exit_codes.BAD_INPUT,

@@ -11,6 +11,7 @@ DIVERGED = 3  # the loss was not finite; the same command again would end the sa
 STUCK = 70  # the watchdog ended a process that made no progress; start the same command again
 PEER_LOST = 71  # another process of the run did not come or is gone; start the same command again on all hosts
 ASTRAY = 72  # a device's copy of the parameters was not that of the others; nothing of it was saved
+WORKER_LOST = 73  # a process that decodes images has ended; start the same command again
 UNSAVED = 74  # finished or stopped, but the last checkpoint could not be saved; mend the disk, start again
 PREEMPTED = 75  # SIGTERM: the run is saved; start the same command again, and it goes on
 INTERRUPTED = 130  # Ctrl-C; nothing was saved beyond the last checkpoint

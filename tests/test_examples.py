@@ -71,6 +71,8 @@ def test_a_damaged_record_is_named_and_can_be_left_out(folders, form, tmp_path):
     with pytest.raises(UndecodableImage, match="^data set 'colors', split 'train', example 2: its record is damaged: "):
         examples[2]
     assert examples.where(2) == "data set 'colors', split 'train', example 2"
+    # Whether that stops a run is for its policy to say.
+    examples.check_some()
     view = TrainView(image_size=8, crop="inception")
     batches = TrainBatches(examples, view, seed=0, batch_size=23, unreadable="skip")
     order = [batches.example_at(position) for position in range(23)]

@@ -20,8 +20,9 @@ MACHINE_PATH = re.compile(r"(?<![\w.~-])/(work/|root/|home/(?!someone\b))")
 REGISTRY_HOST = re.compile(r"\b(pypi\.org|pythonhosted\.org|anaconda\.org|conda\.io)\b")
 
 # Modules whose loading runs what the file says, and calls that do.
-UNSAFE_MODULES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+UNSAFE_MODULES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "torch", "yaml"}
 UNSAFE_CALLS = {"eval", "exec", "compile", "__import__", "yaml.load", "yaml.unsafe_load", "yaml.full_load"}
+SAFE_VALUES = {"allow_pickle": "False", "weights_only": "True", "shell": "False"}
 # A config is a Python file, and config_files.py alone runs it.
 FILE_LOADERS = {"importlib.util", "importlib.machinery", "runpy"}
 
@@ -57,8 +58,10 @@ def unsafe_loading(source: str, *, runs_configs: bool = False) -> Iterator[str]:
             names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in UNSAFE_CALLS:
             yield f"line {node.lineno}: {ast.unparse(node.func)}()"
-        elif isinstance(node, ast.keyword) and node.arg == "allow_pickle" and ast.unparse(node.value) != "False":
-            yield f"line {node.lineno}: allow_pickle={ast.unparse(node.value)}"
+        elif isinstance(node, ast.keyword) and ast.unparse(node.value) != SAFE_VALUES.get(
+            node.arg, ast.unparse(node.value)
+        ):
+            yield f"line {node.lineno}: {node.arg}={ast.unparse(node.value)}"
         for name in names:
             if name.split(".")[0] in UNSAFE_MODULES or (name in FILE_LOADERS and not runs_configs):
                 yield f"line {node.lineno}: imports {name}"
@@ -89,6 +92,9 @@ def test_loading_runs_no_code(path):
         "from pickle import load",
         "numpy.load(path, allow_pickle=True)",
         "numpy.load(path, allow_pickle=flag)",
+        "from yaml import load",
+        "load(path, weights_only=False)",
+        "subprocess.run(command, shell=True)",
         "eval(text)",
         "exec(text)",
         "yaml.load(text)",

@@ -22,7 +22,13 @@ SCRIPTS = ("slurm.sh", "tpu_pod.sh")
 CODES = {value for name, value in vars(exit_codes).items() if name.isupper()}
 # With SIGABRT jax ends the others of a process that is gone; SIGKILL, the watchdog's SIGALRM, a second SIGTERM.
 SIGNALS = {134, 137, 142, 143}
-RESTART = {exit_codes.STUCK, exit_codes.PEER_LOST, exit_codes.ASTRAY, exit_codes.PREEMPTED} | SIGNALS
+RESTART = {
+    exit_codes.STUCK,
+    exit_codes.PEER_LOST,
+    exit_codes.ASTRAY,
+    exit_codes.WORKER_LOST,
+    exit_codes.PREEMPTED,
+} | SIGNALS
 STOP = {1, exit_codes.BAD_INPUT, exit_codes.DIVERGED, exit_codes.UNSAVED}
 
 # Starts two tasks on this machine as srun does on the nodes, and ends with the highest of their codes.

@@ -1,24 +1,32 @@
 """Streamed batches are a function of (seed, position) alone; what cannot be decoded is named, never replaced."""
 
 import collections
+import functools
 import hashlib
+import io
 import logging
+import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from colored_images import build_colored_images, encoded_image, mean_color
+from PIL import Image
+from written_records import write_records
 
-from resnet_jax.data.augment import TrainView
+from resnet_jax.data.augment import TrainView, example_rng
 from resnet_jax.data.datasets import dataset_info
 from resnet_jax.data.decode import UndecodableImage
 from resnet_jax.data.examples import Examples
-from resnet_jax.data.stream import Stream
+from resnet_jax.data.statistics import measure
+from resnet_jax.data.stream import Stream, WorkerLost
 from resnet_jax.data.streaming import TrainBatches, ViewedExamples
 from resnet_jax.data.views import CenterView
 
@@ -153,6 +161,111 @@ def test_a_test_stops_at_an_image_that_cannot_be_decoded(broken):
         list(stream)
 
 
+def unusual_images() -> dict[str, bytes]:
+    """What hand-made records hold besides sound JPEGs of three colours."""
+    jpeg, side = encoded_image(0), (30, 20)
+    turned = Image.Exif()
+    turned[274] = 6
+    return {
+        "sound": jpeg,
+        "truncated": jpeg[: len(jpeg) // 2],
+        "empty": b"",
+        "PNG": saved(Image.new("RGB", side, "red"), "PNG"),
+        "CMYK": saved(Image.new("RGB", side, "red").convert("CMYK"), "JPEG"),
+        "grey": saved(Image.new("L", side, 77), "JPEG"),
+        "1x1": saved(Image.new("RGB", (1, 1), "red"), "JPEG"),
+        # 49 kB that would take 1.2 GB.
+        "20k x 20k": saved(Image.new("1", (20_000, 20_000)), "PNG"),
+        "turned": saved(Image.new("RGB", side, "red"), "JPEG", exif=turned),
+    }
+
+
+def saved(image: Image.Image, form: str, **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def unusual(tmp_path_factory) -> Examples:
+    """Each of them under the name of a JPEG."""
+    folder, images = tmp_path_factory.mktemp("unusual"), list(unusual_images().values())
+    built = build_colored_images(folder, "unusual", train=len(images))
+    write_records(built, "train", images, list(range(len(images))))
+    return Examples(dataset_info("unusual", data_dir=folder), "train")
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_unusual_images_are_decoded_and_the_rest_left_out_whatever_the_workers(unusual, workers):
+    kinds = list(unusual_images())
+    source = TrainBatches(unusual, VIEW, seed=0, batch_size=len(kinds), unreadable="skip")
+    with source.stream(first_step=0, stop_step=3, workers=workers) as stream:
+        seen = list(stream)
+    assert [digest(batch) for batch in seen] == [digest(source[step]) for step in range(3)]
+    for step, batch in enumerate(seen):
+        order = [kinds[source.example_at(step * len(kinds) + row)] for row in range(len(kinds))]
+        left_out = {kind for kind, weight in zip(order, batch.weight, strict=True) if weight == 0}
+        assert left_out == {"truncated", "empty", "20k x 20k"}
+
+
+REASONS = {
+    "truncated": "Premature end of JPEG file",
+    "empty": "no JPEG, PNG, BMP, GIF file",
+    "20k x 20k": r"Image size \(400000000 pixels\) exceeds limit of 178956970 pixels",
+}
+
+
+@pytest.mark.parametrize("kind", REASONS)
+@pytest.mark.parametrize("view", [VIEW, CenterView(image_size=16, short_side=16)], ids=["train", "test"])
+def test_an_image_that_cannot_be_decoded_is_named_with_the_reason(unusual, kind, view):
+    index = list(unusual_images()).index(kind)
+    named = rf"^data set 'unusual', split 'train', example {index} \(image{index}.jpg\): {REASONS[kind]}"
+    if view is VIEW:
+        view = functools.partial(VIEW, rng=example_rng(0, 0))
+    with pytest.raises(UndecodableImage, match=named):
+        unusual.decoded(index, view)
+
+
+def test_unusual_images_are_tested_whole(unusual):
+    kinds = list(unusual_images())
+    view = CenterView(image_size=8, short_side=8)
+    pixels = {
+        kind: unusual.decoded(index, view)[0].mean((0, 1)).round().tolist()
+        for index, kind in enumerate(kinds)
+        if kind not in REASONS
+    }
+    assert list(pixels) == ["sound", "PNG", "CMYK", "grey", "1x1", "turned"]
+    assert pixels["PNG"] == [255, 0, 0] and pixels["grey"] == [77, 77, 77]
+    assert all(pixels[kind] == pytest.approx([254, 0, 0], abs=2) for kind in ("CMYK", "1x1", "turned"))
+
+
+LEAVE_OUT = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from test_streaming import VIEW
+from resnet_jax.data.datasets import dataset_info
+from resnet_jax.data.examples import Examples
+from resnet_jax.data.streaming import TrainBatches
+if __name__ == "__main__":
+    examples = Examples(dataset_info("unusual", data_dir=sys.argv[2]), "train")
+    source = TrainBatches(examples, VIEW, seed=0, batch_size=len(examples), unreadable="skip")
+    with source.stream(first_step=0, stop_step=1, workers=int(sys.argv[3])) as stream:
+        list(stream)
+"""
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_what_is_left_out_is_named_on_stderr_by_workers_too(unusual, workers):
+    folder = str(unusual.info.directory.parent.parent)
+    command = [sys.executable, "-c", LEAVE_OUT, str(Path(__file__).parent), folder, workers]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert finished.returncode == 0
+    for kind, reason in REASONS.items():
+        index = list(unusual_images()).index(kind)
+        line = rf"left out: data set 'unusual', split 'train', example {index} \(image{index}.jpg\): {reason}"
+        assert len(re.findall(line, finished.stderr)) == 1, finished.stderr
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_test_sees_every_example_once_in_order(colors, workers):
     parts = ViewedExamples(colors, CenterView(image_size=16, short_side=16, resize="area"), size=4)
@@ -175,11 +288,104 @@ class Slow:
         return os.getpid()
 
 
-def test_a_worker_that_is_killed_is_an_error_and_not_a_hang():
-    with Stream(Slow(), range(1000), workers=1) as stream:
-        os.kill(next(stream), signal.SIGKILL)
-        with pytest.raises(RuntimeError):
+@pytest.mark.parametrize(("workers", "read"), [(1, 1), (3, 7)])
+def test_a_worker_that_is_killed_is_an_error_that_names_it(workers, read):
+    with Stream(Slow(), range(1000), workers=workers) as stream:
+        for _ in range(read):
+            worker = next(stream)
+        os.kill(worker, signal.SIGKILL)
+        begun = time.perf_counter()
+        with pytest.raises(WorkerLost, match=rf"1 of {workers} data workers: process {worker} \(killed by SIGKILL\)"):
             list(stream)
+    assert time.perf_counter() - begun < 5
+
+
+def test_a_worker_that_is_killed_before_its_first_item_is_an_error_too():
+    def kill_one():
+        while len(processes := multiprocessing.active_children()) < 2:
+            time.sleep(0.01)
+        processes[0].kill()
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    message = r"lost 1 of 2 data workers: one that had just started \(killed by SIGKILL\)"
+    with Stream(Slow(), range(1000), workers=2) as stream, pytest.raises(WorkerLost, match=message):
+        list(stream)
+    killer.join()
+
+
+def test_a_worker_that_ends_itself_is_named_with_its_exit_code():
+    with Stream(Ending(), range(100), workers=2) as stream, pytest.raises(WorkerLost, match=r"\(exit code 7\)"):
+        list(stream)
+
+
+class Ending:
+    """Items that name the process they were made in; item 10 ends it."""
+
+    def __getitem__(self, key: int) -> int:
+        if key == 10:
+            os._exit(7)
+        return os.getpid()
+
+
+def test_an_error_of_the_source_is_no_lost_worker():
+    with Stream(Failing(), range(100), workers=2) as stream, pytest.raises(RuntimeError, match="^item 10") as error:
+        list(stream)
+    assert not isinstance(error.value, WorkerLost)
+
+
+class Failing:
+    """Items of which one raises what a lost worker looks like."""
+
+    def __getitem__(self, key: int) -> int:
+        if key == 10:
+            raise RuntimeError("item 10")
+        return key
+
+
+@pytest.mark.slow
+def test_a_run_whose_data_worker_is_killed_ends_within_seconds(tmp_path):
+    build_colored_images(tmp_path, classes=4, train=44, test=8)
+    measure("colors", data_dir=tmp_path, split="test", image_size=32, short_side=36, workers=0)
+    changes = {
+        **{"data.name": "colors", "data.data_dir": tmp_path, "data.image_size": 32, "data.short_sides": "32,48"},
+        **{"evaluate.short_side": 36, "evaluate.every": 10**6, "checkpoint.every": 10**6, "data.workers": 2},
+        **{"data.test_split": "test", "data.normalization": "channel_mean", "model.name": "cifar_resnet8"},
+        **{"model.width": 4, "model.bn_group_size": 4, "train.batch_size": 32, "train.duration": 10**6},
+        **{"train.log_every": 1, "schedule.name": "constant"},
+    }
+    command = [sys.executable, "-m", "resnet_jax", "train", "--config=imagenet:paper,resnet18"]
+    command += [f"--workdir={tmp_path / 'run'}", *(f"--config.{key}={value}" for key, value in changes.items())]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment
+    ) as run:
+        try:
+            metrics = tmp_path / "run" / "metrics.jsonl"
+            for _ in range(1200):
+                if metrics.exists() and metrics.read_text().count("\n") > 20:
+                    break
+                assert run.poll() is None, run.stderr.read()
+                time.sleep(0.1)
+            worker = data_workers(run.pid)[0]
+            os.kill(worker, signal.SIGKILL)
+            begun = time.perf_counter()
+            _, said = run.communicate(timeout=30)
+            seconds = time.perf_counter() - begun
+        finally:
+            run.kill()
+    assert run.returncode not in (0, None)
+    assert f"lost 1 of 2 data workers: process {worker} (killed by SIGKILL)" in said
+    # It takes 1.7 on a free machine; this is for one with many tests at once.
+    assert seconds < 15
+
+
+def data_workers(pid: int) -> list[int]:
+    """The processes that Python has started from another one to work for it."""
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    threads = Path(f"/proc/{pid}/task").glob("*/children")
+    pids = [int(child) for path in {children, *threads} for child in path.read_text().split()]
+    return [child for child in pids if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 ORPHAN = """

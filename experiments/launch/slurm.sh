@@ -21,7 +21,7 @@ srun --label --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" --kill-on-bad-exit=0 --
 code=$? # the highest of all processes'; 128 + N: one was ended by signal N
 
 case $code in
-    70 | 71 | 72 | 75 | 134 | 137 | 142 | 143)
+    70 | 71 | 72 | 73 | 75 | 134 | 137 | 142 | 143)
         # Not for ever: where one process fails with 1, the others' 71 hides it.
         if ((${SLURM_RESTART_COUNT:-0} < 50)); then
             scontrol requeue "$SLURM_JOB_ID"

@@ -10,7 +10,7 @@ loop="until $train; do
     code=\$?
     echo \"resnet-jax ended with \$code\"
     case \$code in
-        70 | 71 | 72 | 75 | 134 | 137 | 142 | 143) sleep 10 ;;
+        70 | 71 | 72 | 73 | 75 | 134 | 137 | 142 | 143) sleep 10 ;;
         *) exit \$code ;;
     esac
 done"

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int32, UInt8
 
+from resnet_jax.data.check_batch import check_labels
 from resnet_jax.data.datasets import DatasetInfo
 from resnet_jax.data.decode import decode
 from resnet_jax.data.examples import Examples
@@ -41,16 +42,17 @@ def load_arrays(info: DatasetInfo, split: str, *, max_bytes: int = MAX_RESIDENT_
     decode_image = partial(decode, channels=info.image_shape[-1])
     first_shape = examples.decoded(0, decode_image)[0].shape
     images = _allocate(info, len(examples), first_shape, max_bytes=max_bytes, where=examples.where(0))
-    labels = np.empty(len(examples), np.int32)
+    labels = []
     for index in range(len(examples)):
-        image, labels[index] = examples.decoded(index, decode_image)
+        image, label = examples.decoded(index, decode_image)
         if image.shape != first_shape:
             raise ValueError(
                 f"{examples.where(index)} has shape {image.shape}, those before it {first_shape}: images of "
                 f"different sizes have to be streamed: data.pipeline=streamed"
             )
         images[index] = image
-    return ImageArrays(images, labels)
+        labels.append(label)
+    return ImageArrays(images, check_labels(labels, info.num_classes, examples.where))
 
 
 def _allocate(

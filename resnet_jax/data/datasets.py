@@ -112,7 +112,10 @@ def serialized_examples(builder: tfds.core.DatasetBuilder, split: str, *, file_f
 
 
 def _newest_version(folder: Path) -> Path | None:
-    paths = (path for path in folder.glob("*") if re.fullmatch(r"\d+\.\d+\.\d+", path.name))
+    if not folder.is_dir():
+        return None
+    # Not `glob`, to which a folder without permission is an empty one.
+    paths = (path for path in folder.iterdir() if re.fullmatch(r"\d+\.\d+\.\d+", path.name))
     return max(
         filter(is_prepared, paths),
         key=lambda path: [int(part) for part in path.name.split(".")],
@@ -121,7 +124,15 @@ def _newest_version(folder: Path) -> Path | None:
 
 
 def _describe(name: str, directory: Path) -> DatasetInfo:
-    info = builder_of(directory).info
+    try:
+        info = builder_of(directory).info
+    # Of the description's own format, too, whose errors have no base but this one.
+    except Exception as error:
+        if isinstance(error, OSError):
+            raise
+        raise ValueError(
+            f"data set {name!r} in {directory} cannot be opened: {error}; copy it anew, or make it again"
+        ) from error
     features = dict(info.features.items())
     image, label = features.get("image"), features.get("label")
     if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):

@@ -2,9 +2,11 @@
 
 import multiprocessing
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import grain
@@ -15,6 +17,12 @@ from resnet_jax.environment import available_cores
 
 _FEW_CORES = 4
 _ITEMS_READY = 2
+# Which process it was, Grain does not say.
+_GRAIN_SAYS = re.compile(r"Worker process was terminated unexpectedly with exit code (-?\d+)")
+
+
+class WorkerLost(RuntimeError):
+    """A worker process has ended by itself; as a rule the system killed it, for want of memory."""
 
 
 class Stream:
@@ -23,6 +31,9 @@ class Stream:
     Worker processes are started anew ("spawn"): a program that trains from a script needs `if __name__ == "__main__":`.
     `close` ends them; a `with` block does so by itself. At most four items a worker are under way at a time, and two
     a thread; those of processes lie in shared memory (/dev/shm, of which containers have little unless told).
+
+    What the source raises comes out of `next`, from whichever thread or process. A process that ends by itself is
+    noticed as soon as an item of its is due, within some two seconds: WorkerLost, with its process id.
 
     Args:
       source: picklable, with `__getitem__(k)`.
@@ -36,7 +47,7 @@ class Stream:
         cores = available_cores()
         if workers is None:
             workers = 0 if cores <= _FEW_CORES else cores
-        workers = min(workers, len(keys))
+        self._workers = workers = min(workers, len(keys))
         threads = 1 if workers else cores
         # Grain's threads keep what they passed on last, shared memory and all: they end on empty items.
         endings = 4 * workers
@@ -51,6 +62,8 @@ class Stream:
         if workers and not flags.FLAGS.is_parsed():
             # Grain reads a flag of its own, which only programs that start with absl's `app.run` have parsed.
             flags.FLAGS.mark_as_parsed()
+        self._others = set(multiprocessing.active_children())
+        self._processes: set[BaseProcess] = set()
         self._iterator: Any = iter(dataset)
         self._left = len(keys)
 
@@ -62,7 +75,26 @@ class Stream:
             self.close()
             raise StopIteration
         self._left -= 1
-        return next(self._iterator)
+        try:
+            item = next(self._iterator)
+        except RuntimeError as error:
+            ends = [(f"process {one.pid}", one.exitcode) for one in self._processes if one.exitcode]
+            if not ends and (found := _GRAIN_SAYS.match(str(error))):
+                ends = [("one that had just started", int(found[1]))]
+            if not ends:
+                raise
+            raise WorkerLost(self._lost(ends)) from error
+        if len(self._processes) < self._workers:
+            # Grain starts them by and by, and keeps them to itself.
+            self._processes = set(multiprocessing.active_children()) - self._others
+        return item
+
+    def _lost(self, ends: list[tuple[str, int]]) -> str:
+        named = ", ".join(f"{name} ({_end(exit_code)})" for name, exit_code in ends)
+        return (
+            f"lost {len(ends)} of {self._workers} data workers: {named}; a kill is as a rule the system's, "
+            "for want of memory: take fewer with data.workers, or 0 for threads, which share theirs"
+        )
 
     def close(self) -> None:
         """Ends the workers and gives up what they have prepared; a second call does nothing."""
@@ -70,6 +102,7 @@ class Stream:
             self._iterator.close()
         # Grain's iterator complains when Python's own end is what it goes with.
         self._iterator, self._left = None, 0
+        self._processes.clear()
 
     def __enter__(self) -> "Stream":
         return self
@@ -89,6 +122,13 @@ class _At:
 
     def __getitem__(self, index: int) -> Any:
         return self._source[self._keys[index]] if index < len(self._keys) else ()
+
+
+def _end(exit_code: int) -> str:
+    try:
+        return f"killed by {signal.Signals(-exit_code).name}"
+    except ValueError:
+        return f"exit code {exit_code}"
 
 
 def _start_worker(index: int, count: int) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float32, Int32, Int64, UInt8
 
 from resnet_jax.data.augment import TrainView, example_rng
+from resnet_jax.data.check_batch import check_image, check_labels
 from resnet_jax.data.decode import UndecodableImage
 from resnet_jax.data.examples import Examples
 from resnet_jax.data.stream import Stream
@@ -52,6 +53,10 @@ class TrainBatches:
       rows: this host's rows of each batch; None is all.
       unreadable: "stop" raises UndecodableImage, which names the example, at an image that cannot be decoded; "skip"
         gives it weight 0 and logs its name. Never is another image put in its place.
+
+    Raises (when a batch is decoded):
+      UndecodableImage: see `unreadable`.
+      ValueError: an image or label that no device may get, see `check_batch`; the message names the example.
     """
 
     def __init__(
@@ -86,21 +91,26 @@ class TrainBatches:
 
     def _decode(self, step: int, rows: range) -> HostBatch:
         size, channels = self.view.image_size, self.view.channels
-        images = np.empty((len(rows), size, size, channels), np.uint8)
-        labels = np.zeros(len(rows), np.int32)
+        positions = [step * self.batch_size + offset for offset in rows]
+        indices = [self.example_at(position) for position in positions]
+        images = np.zeros((len(rows), size, size, channels), np.uint8)
+        labels = [0] * len(rows)
         weights = np.ones(len(rows), np.float32)
-        for row, offset in enumerate(rows):
-            position = step * self.batch_size + offset
-            index = self.example_at(position)
+        for row, (position, index) in enumerate(zip(positions, indices, strict=True)):
             view = functools.partial(self.view, rng=example_rng(self.seed, position))
             try:
-                images[row], labels[row] = self.examples.decoded(index, view)
+                image, labels[row] = self.examples.decoded(index, view)
             except UndecodableImage as error:
                 if self.unreadable == "stop":
                     raise UndecodableImage(f"{error}; data.unreadable=skip leaves such images out") from error
                 _log.warning("left out: %s", error)
-                images[row], weights[row] = 0, 0
-        return HostBatch(images, labels, weights)
+                weights[row] = 0
+                continue
+            # Before it is stored among the others, which would convert it.
+            check_image(image, images.shape[1:], functools.partial(self.examples.where, index))
+            images[row] = image
+        classes = self.examples.info.num_classes
+        return HostBatch(images, check_labels(labels, classes, lambda row: self.examples.where(indices[row])), weights)
 
     def example_at(self, position: int) -> int:
         """The index of the example at a position of the endless stream of training examples."""
