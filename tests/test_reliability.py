@@ -1,0 +1,92 @@
+"""The experiment that tries faults on real runs: its tables are the record's, and it finds what is silently wrong."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from resnet_jax import checkpoint_files
+
+FOLDER = Path(__file__).resolve().parent.parent / "experiments" / "reliability"
+RECORD = FOLDER / "records" / "faults.json"
+MATRIX = range(1, 27)
+
+
+@pytest.fixture(scope="module")
+def modules():
+    """Imports the experiment's modules by name."""
+    names = {path.stem for path in FOLDER.glob("*.py")}
+    sys.path.insert(0, str(FOLDER))
+    yield importlib.import_module
+    sys.path.remove(str(FOLDER))
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def bench(modules, tmp_path_factory):
+    return modules("bench").Bench(tmp_path_factory.mktemp("faults"))
+
+
+def test_every_fault_of_the_matrix_has_a_row(modules):
+    rows = modules("rows").ROWS
+    assert [row.number for row in rows] == list(MATRIX)
+    assert all({"small", "full"} == set(row.library) for row in rows)
+
+
+@pytest.fixture
+def record():
+    if not RECORD.exists():
+        pytest.skip(f"no record yet: {FOLDER.name}/README.md says how it is made, in half an hour on a quiet machine")
+    return json.loads(RECORD.read_text())
+
+
+def test_the_readme_has_the_records_tables(modules, record):
+    assert modules("faults").table(record) in (FOLDER / "README.md").read_text()
+    assert record["config"]["scale"] == "full"
+    # Without root nothing can be mounted, and a published record has all rows.
+    assert [entry["row"] for entry in record["rows"]] == list(MATRIX)
+
+
+def test_no_published_trial_of_the_library_is_silently_wrong(record):
+    for entry in record["rows"]:
+        assert entry["library"]["silently_wrong"] == 0, entry
+
+
+def test_sums_say_what_the_trials_say(modules):
+    trials = modules("trials")
+    good = trials.Trial("a", exact=True, steps_lost=4, codes=[0, 71], named=True)
+    bad = trials.Trial("b", exact=False, silently_wrong=True, as_promised=False, note="another state", codes=[0])
+    sums = trials.summary([good, good, bad])
+    assert (sums["trials"], sums["silently_wrong"], sums["as_promised"]) == (3, 1, 2)
+    assert sums["silently_wrong_below"] is None and sums["broken"] == ["b: another state"]
+    assert sums["exact"] == {"of": 3, "count": 2} and sums["named"] == {"of": 2, "count": 2}
+    assert sums["exit_codes"] == {"0": 3, "71": 2} and sums["steps_lost"] == {"median": 4, "max": 4, "of": 2}
+    assert trials.summary([good] * 300)["silently_wrong_below"] == 0.01
+
+
+def test_flipped_bits_and_hostile_files_in_a_checkpoint_are_found(modules, bench):
+    damaged = modules("stored").bit_flips(bench, modules("trainees").Library(), {1: 11})
+    damaged += modules("hostile").hostile_checkpoints(bench, tuple(modules("hostile").CHECKPOINTS))
+    for trial in damaged:
+        assert trial.as_promised and trial.exact and not trial.silently_wrong, trial
+
+
+# Orbax leaves threads behind that complain, after reading what is damaged.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_flipped_bits_that_nobody_looks_for_are_silently_wrong(modules, bench, monkeypatch):
+    monkeypatch.setattr(checkpoint_files, "_compare_bytes", lambda *arguments: None)
+    trials = modules("stored").bit_flips(bench, modules("trainees").Library(), {1: 44})
+    assert any(trial.silently_wrong for trial in trials)
+    assert not all(trial.as_promised for trial in trials)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("plant", [None, "forgets_momentum"])
+def test_a_killed_run_that_goes_on_otherwise_is_silently_wrong(modules, bench, monkeypatch, plant):
+    monkeypatch.setattr(bench, "plant", plant)
+    (trial,) = modules("kills").in_saves(bench, modules("trainees").Library(), {1: 1})
+    assert trial.silently_wrong == (plant is not None), trial
+    assert trial.exact == trial.as_promised == (plant is None), trial
