@@ -115,7 +115,9 @@ def _members(text: str, devices: int) -> int:
     """How many devices exchange among each other, from the operation's attributes in any of XLA's three forms."""
     if named := re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", text):
         lengths = dict(re.findall(r"'(\w+)'=(\d+)", named[1]))
-        return math.prod(int(lengths[axis]) for axis in re.findall(r"'(\w+)'", named[2]))
+        # An axis, or a part of it: 'data':(4)2 are two devices, the parts before it being four.
+        axes = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", named[2])
+        return math.prod(int(part or lengths[axis]) for axis, part in axes)
     if counted := re.search(r"replica_groups=\[\d+,(\d+)\]", text):
         return int(counted[1])
     if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", text):
