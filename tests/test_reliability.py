@@ -78,15 +78,12 @@ def test_flipped_bits_and_hostile_files_in_a_checkpoint_are_found(modules, bench
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_flipped_bits_that_nobody_looks_for_are_silently_wrong(modules, bench, monkeypatch):
     monkeypatch.setattr(checkpoint_files, "_compare_bytes", lambda *arguments: None)
-    trials = modules("stored").bit_flips(bench, modules("trainees").Library(), {1: 44})
+    trials = modules("stored").bit_flips(bench, modules("trainees").Library(), {1: 22})
     assert any(trial.silently_wrong for trial in trials)
     assert not all(trial.as_promised for trial in trials)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("plant", [None, "forgets_momentum"])
-def test_a_killed_run_that_goes_on_otherwise_is_silently_wrong(modules, bench, monkeypatch, plant):
-    monkeypatch.setattr(bench, "plant", plant)
+def test_a_killed_run_that_goes_on_otherwise_is_silently_wrong(modules, bench, monkeypatch):
+    monkeypatch.setattr(bench, "plant", "forgets_momentum")
     (trial,) = modules("kills").in_saves(bench, modules("trainees").Library(), {1: 1})
-    assert trial.silently_wrong == (plant is not None), trial
-    assert trial.exact == trial.as_promised == (plant is None), trial
+    assert trial.silently_wrong and not trial.exact and not trial.as_promised, trial

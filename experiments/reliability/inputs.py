@@ -9,7 +9,8 @@ from typing import Any
 
 from bench import Bench, Place, Shape
 from data_sets import bad_images, build_digits, build_images, odd_images
-from trainees import Library, Streamed
+from processes import PATIENCE_SECONDS, Run
+from trainees import Library, Streamed, last_step
 from trials import Message, Trial, last_line
 
 from resnet_jax import exit_codes
@@ -23,7 +24,7 @@ MISSING = Message("no data set 'cifar10' in ", r"make it with: resnet-jax prepar
 MISSING_FILE = Message(r"digits-train\.array_record", r"data_dir|prepare|copy|make it")
 WORKER = Message(r"lost \d of \d data workers: process \d+", r"start the same command again|data\.workers")
 
-_WORKER_SECONDS = 5.0
+_WORKERS, _WORKER_SECONDS = 2, 5.0
 
 
 def bad_examples(bench: Bench, stops: tuple[str, ...], *, hosts: tuple[int, ...], odd: bool) -> list[Trial]:
@@ -98,35 +99,43 @@ def bad_labels(bench: Bench, labels: tuple[int, ...]) -> list[Trial]:
 
 
 def dead_workers(bench: Bench, count: int) -> list[Trial]:
-    """Row 19: a decoding process is killed while the run trains."""
-    trials = []
-    trainee = Streamed()
-    bench_images = _streamed_bench(bench)
+    """Row 19: a decoding process is killed while the run trains; what is decoded already it may still use."""
+    trainee, trials = Streamed(), []
+    images = _streamed_bench(bench)
     for number in range(count):
-        place = bench_images.place(trainee)
-        with bench_images.start(trainee, place, changes={"data.workers": 2}) as run:
+        place = images.place(trainee)
+        with images.start(trainee, place, changes={"data.workers": _WORKERS}) as run:
             run.wait_until(lambda place=place: trainee.steps(place.workdir) != [])
-            workers = children_of(run.processes[0].pid, "spawn_main")
+            # Those that evaluate come later.
+            workers = children_of(run.processes[0].pid, "spawn_main")[:_WORKERS]
             time.sleep(bench.chance("worker", number).uniform(0, 0.3))
             if workers:
                 os.kill(bench.chance("which worker", number).choice(workers), signal.SIGKILL)
-            struck = time.monotonic()
-            codes, output = run.wait(60), run.output()
-            seconds = max(run.ended.values(), default=0.0) - struck
-        end = bench_images.finish(trainee, place)
-        prompt = codes[0] not in (0, "hung") and seconds <= _WORKER_SECONDS
-        # One that was not needed any more: the run ends, and must end right.
-        done = codes == [0] and bench_images.is_exact(trainee, place)
-        trial = Trial("a worker is killed", codes=codes, exact=end.exact or done, resume_seconds=end.resume_seconds)
-        trial.detect_seconds = seconds if prompt else None
-        trial.named = WORKER.named_in(output) if codes != [0] else None
+            seconds = _seconds_without_a_step(run, place)
+            codes, output = run.wait(), run.output()
+        done = last_step(place.workdir)
+        end = images.finish(trainee, place)
+        trial = Trial("a worker is killed", codes=codes, exact=end.exact, resume_seconds=end.resume_seconds)
+        trial.steps_lost = None if end.from_step is None else max(0, done - end.from_step)
+        trial.detect_seconds, trial.named = seconds, WORKER.named_in(output)
         trial.silently_wrong = 0 in (codes[0], end.codes[0]) and not trial.exact
-        trial.as_promised = (prompt or done) and trial.exact and bool(workers)
+        trial.as_promised = codes == [exit_codes.WORKER_LOST] and seconds <= _WORKER_SECONDS and end.exact
         if not trial.as_promised or not trial.named:
-            trial.note = f"of workers {len(workers)}, ended with {codes} after {seconds:.0f} s: {last_line(output)}"
+            trial.note = f"of {len(workers)} workers, ended with {codes} after {seconds:.0f} s: {last_line(output)}"
         trials.append(trial)
-        bench_images.remove(place)
+        images.remove(place)
     return trials
+
+
+def _seconds_without_a_step(run: Run, place: Place) -> float:
+    """From the last step that the run made to its end."""
+    step, since = -1, time.monotonic()
+    deadline = since + PATIENCE_SECONDS
+    while run.alive() and time.monotonic() < deadline:
+        if (newest := last_step(place.workdir)) != step:
+            step, since = newest, time.monotonic()
+        time.sleep(0.01)
+    return time.monotonic() - since
 
 
 def _streamed_bench(bench: Bench) -> Bench:

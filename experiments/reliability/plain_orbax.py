@@ -45,11 +45,12 @@ def train(config, workdir):
         call = parts.make_call(1)
         for step in range(first_step, config.train.duration):
             state, progress = call(state, progress, *parts.feed.arguments(step))
+            if jax.process_index() == 0 and ((step + 1) % config.train.log_every == 0 or (step + 1) % every == 0):
+                jax.block_until_ready(progress)
+                with (Path(workdir) / "metrics.jsonl").open("a") as metrics:
+                    metrics.write(json.dumps({"step": step + 1}) + "\n")
             if (step + 1) % every == 0:
                 manager.save(step + 1, args=ocp.args.StandardSave((state, progress)))
-                if jax.process_index() == 0:
-                    with (Path(workdir) / "metrics.jsonl").open("a") as metrics:
-                        metrics.write(json.dumps({"step": step + 1}) + "\n")
     return step + 1
 
 

@@ -70,6 +70,8 @@ class Run:
                 self.processes.append(
                     subprocess.Popen(
                         command,
+                        # Nothing is imported from where this happens to run.
+                        cwd=logs,
                         env=own | dict(variables[index] if variables else {}),
                         stdin=subprocess.DEVNULL,
                         stdout=log,

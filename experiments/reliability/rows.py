@@ -217,7 +217,7 @@ ROWS = (
     Row(
         19,
         "a data worker is killed",
-        "the run ends within 5 s, not with 0; started again it ends exact",
+        "exit 73 within 5 s of the last step that could be made; started again the run ends exact",
         _either(lambda b, t: [], lambda b, t: inputs.dead_workers(b, 2)),
         messages={"worker": inputs.WORKER},
     ),

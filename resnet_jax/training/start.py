@@ -40,6 +40,7 @@ def started(config: Any, files: Workdir) -> Iterator[tuple[Parts, TrainState]]:
       FileNotFoundError: the data set is not there.
       PeerLost: a process did not come.
     """
+    jax.devices()  # which all processes make together: one that stopped before would leave the others waiting
     with contextlib.ExitStack() as stack:
         facts: dict[str, str] = {}
         problem: Exception | None = None
