@@ -27,8 +27,9 @@ from resnet_jax.random_keys import named_key
 from resnet_jax.training import schedules
 from resnet_jax.training.optimizers import optimizer_named
 from resnet_jax.training.schedules import Schedule
+from resnet_jax.training.sharding import state_shardings
 from resnet_jax.training.state import TrainState
-from resnet_jax.training.steps import make_resident_step, make_streamed_step, make_train_step
+from resnet_jax.training.steps import TrainStep, make_resident_step, make_streamed_step, make_train_step
 
 # On an accelerator one call runs this many steps; on a CPU calls are cheap and loops are not.
 _STEPS_PER_CALL = {"cpu": 1}
@@ -68,9 +69,14 @@ class Parts:
     steps_per_call: int
 
     def initial_state(self) -> TrainState:
-        """The state before step 1, on all devices."""
+        """The state before step 1, on all devices: whole on each, or what `train.sharding` divides, divided."""
         variables = initialize(self.model, named_key(self.config.seed, "parameters"), self.input.image_shape)
-        return replicate(build_state(self.config, variables), self.mesh)
+        state = replicate(build_state(self.config, variables), self.mesh)
+        sharding = self.config.train.sharding
+        if sharding == "none":
+            return state
+        layout = state_shardings(state, self.mesh, sharding)
+        return jax.jit(lambda state: state, out_shardings=layout)(state)
 
 
 def build(config: Any) -> Parts:
@@ -89,28 +95,17 @@ def build(config: Any) -> Parts:
         if split is not None:
             split_size(info, split)
     config = configs.resolve(config, train_examples=train_examples, device_count=jax.device_count())
-    mesh, model = data_mesh(), build_model(config, num_classes=info.num_classes)
-    optimizer, schedule = build_optimizer(config), build_schedule(config)
-    train_step = make_train_step(
-        model,
-        optimizer,
-        schedule,
-        seed=config.seed,
-        label_smoothing=config.train.label_smoothing,
-        loss=config.train.loss,
-        ema_decay=config.train.ema_decay,
-        accumulation_steps=config.train.accumulation_steps,
-        mesh=mesh,
-    )
+    mesh = data_mesh(slices=config.train.slices)
+    model = build_model(config, num_classes=info.num_classes)
     build_data = {"resident": _resident_parts, "streamed": _streamed_parts}[config.data.pipeline]
-    parts = build_data(config, info, mesh, train_step)
+    parts = build_data(config, info, mesh, build_train_step(config, model, mesh))
     return Parts(
         config=config,
         data=data_manifest(info),
         mesh=mesh,
         model=model,
-        optimizer=optimizer,
-        schedule=schedule,
+        optimizer=build_optimizer(config),
+        schedule=build_schedule(config),
         **parts,
     )
 
@@ -124,7 +119,7 @@ def check_classes(config: Any, info: DatasetInfo) -> None:
         )
 
 
-def _resident_parts(config: Any, info: DatasetInfo, mesh: Mesh, train_step: Callable) -> dict[str, Any]:
+def _resident_parts(config: Any, info: DatasetInfo, mesh: Mesh, train_step: TrainStep) -> dict[str, Any]:
     train = load_arrays(info, config.data.train_split)
     input = describe_input(train.images, info.class_names, normalization=config.data.normalization)
     data = to_device(train, mesh)
@@ -136,14 +131,16 @@ def _resident_parts(config: Any, info: DatasetInfo, mesh: Mesh, train_step: Call
         "input": input,
         "splits": _open_splits(config, info, mesh, {"train": data}),
         "feed": ResidentFeed(data, seed=config.seed, batch_size=config.train.batch_size),
-        "make_call": lambda steps: make_resident_step(train_step, batch_at, mesh, steps_per_call=steps),
+        "make_call": lambda steps: make_resident_step(
+            train_step, batch_at, mesh, sharding=config.train.sharding, steps_per_call=steps
+        ),
         "steps_per_call": max(1, min(wanted, len(data) // config.train.batch_size)),
     }
 
 
-def _streamed_parts(config: Any, info: DatasetInfo, mesh: Mesh, train_step: Callable) -> dict[str, Any]:
+def _streamed_parts(config: Any, info: DatasetInfo, mesh: Mesh, train_step: TrainStep) -> dict[str, Any]:
     statistics = statistics_of(info, config.data.statistics)
-    batches = build_train_batches(config, info)
+    batches = build_train_batches(config, info, rows=local_rows(config.train.batch_size, mesh))
     batches.examples.check_some()
     input = build_input(config, info, statistics)
     prepare = build_prepare(config, input, mesh)
@@ -151,7 +148,7 @@ def _streamed_parts(config: Any, info: DatasetInfo, mesh: Mesh, train_step: Call
         "input": input,
         "splits": _open_splits(config, info, mesh, {}),
         "feed": StreamedFeed(batches, mesh, total_steps=config.steps.total, workers=config.data.workers),
-        "make_call": lambda steps: make_streamed_step(train_step, prepare, mesh),
+        "make_call": lambda steps: make_streamed_step(train_step, prepare, mesh, sharding=config.train.sharding),
         "steps_per_call": 1,
     }
 
@@ -170,14 +167,31 @@ def open_split(config: Any, info: DatasetInfo, split: str, mesh: Mesh) -> Split:
     return to_device(load_arrays(info, split), mesh)
 
 
+def build_train_step(config: Any, model: ResNet, mesh: Mesh) -> TrainStep:
+    """One update as `config.train` and its neighbours describe it, see `make_train_step`."""
+    return make_train_step(
+        model,
+        build_optimizer(config),
+        build_schedule(config),
+        seed=config.seed,
+        label_smoothing=config.train.label_smoothing,
+        loss=config.train.loss,
+        ema_decay=config.train.ema_decay,
+        accumulation_steps=config.train.accumulation_steps,
+        ordered=config.train.determinism == "topology",
+        sharding=config.train.sharding,
+        mesh=mesh,
+    )
+
+
 def build_state(config: Any, variables: dict) -> TrainState:
     """The state before step 1 of a net with these variables."""
     ema = config.train.ema_decay > 0
     return TrainState.create(variables, build_optimizer(config), build_schedule(config), ema=ema)
 
 
-def build_train_batches(config: Any, info: DatasetInfo) -> TrainBatches:
-    """The streamed training batches that `config.data` describes, this host's rows of them."""
+def build_train_batches(config: Any, info: DatasetInfo, *, rows: range | None = None) -> TrainBatches:
+    """The streamed training batches that `config.data` describes, or these rows of each."""
     data = config.data
     view = TrainView(
         image_size=data.image_size,
@@ -197,7 +211,7 @@ def build_train_batches(config: Any, info: DatasetInfo) -> TrainBatches:
         view,
         seed=config.seed,
         batch_size=config.train.batch_size,
-        rows=local_rows(config.train.batch_size),
+        rows=range(config.train.batch_size) if rows is None else rows,
         unreadable=data.unreadable,
     )
 

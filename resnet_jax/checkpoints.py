@@ -128,6 +128,8 @@ class Checkpoints:
                 raise ValueError(f"step {step} is saved already in {self._directory}")
             self._folder.set_aside(folder, damage)
         numbers = None if metrics is None else {name: float(value) for name, value in metrics.items()}
+        # Of a save that failed: some of Orbax's writers were still at work when it was removed.
+        self._remove_unfinished()
         try:
             _from_process_0(lambda: _require_space(self._directory, state))
             # Orbax holds a host copy of every array when this returns, or (CPU) a view that makes jax decline

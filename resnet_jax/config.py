@@ -135,6 +135,26 @@ def _check_contradictions(values: Mapping[str, Any]) -> None:
             f"train.accumulation_steps={parts}: needs model.bn_group_size (32 in the paper), so that batch statistics "
             "are the same as in one large step"
         )
+    if values["train.non_finite"] == "stop" and (most := values["train.most_skipped"]) != (
+        KEYS["train.most_skipped"].default
+    ):
+        raise ValueError(f"train.most_skipped={most}: needs train.non_finite=skip, not stop")
+    if values["train.determinism"] == "topology":
+        if values["model.bn_group_size"] is None:
+            raise ValueError(
+                "train.determinism=topology: needs model.bn_group_size (32 in the paper), the examples that are never "
+                "split: at most a device's share of the batch"
+            )
+        if (sharding := values["train.sharding"]) != "none":
+            raise ValueError(
+                f"train.sharding={sharding}: must be none with train.determinism=topology, because norms and averages "
+                "of divided arrays round differently"
+            )
+        if parts > 1:
+            raise ValueError(
+                f"train.accumulation_steps={parts}: must be 1 with train.determinism=topology, which works through a "
+                "device's groups one after the other anyway"
+            )
     _check_divisible(values["train.batch_size"], _divisors(values, 1))
     _check_schedule(values)
     _check_pipeline(values)
@@ -143,10 +163,11 @@ def _check_contradictions(values: Mapping[str, Any]) -> None:
 def _divisors(values: Mapping[str, Any], device_count: int) -> dict[str, int]:
     """What the batch size is to be a multiple of, by name."""
     parts, group = values["train.accumulation_steps"], values["model.bn_group_size"]
-    if parts > 1:
+    if parts > 1 or values["train.determinism"] == "topology":
         # Each device's share of each part holds whole groups.
-        name = " x ".join(["devices", "train.accumulation_steps", *(["model.bn_group_size"] if group else [])])
-        return {name: device_count * parts * (group or 1)}
+        factors = {"devices": device_count, "train.accumulation_steps": parts, "model.bn_group_size": group}
+        factors = {name: factor for name, factor in factors.items() if factor not in (None, 1)}
+        return {" x ".join(factors): math.prod(factors.values())} if factors else {}
     devices = {"devices": device_count} if device_count > 1 else {}
     return devices | ({} if group is None else {"model.bn_group_size": group})
 

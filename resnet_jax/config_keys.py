@@ -19,6 +19,8 @@ POLICIES = ("none", "randaugment", "trivialaugment")
 UNREADABLE = ("stop", "skip")
 LOSSES = ("softmax", "sigmoid")
 OPTIMIZERS = ("sgd", "lamb")
+DETERMINISM = ("default", "repeatable", "topology")
+SHARDINGS = ("none", "optimizer", "parameters")
 WARMUPS = ("none", "linear", "until_error")
 
 
@@ -84,6 +86,10 @@ KEYS: dict[str, Rule] = {
     "train.unit": Rule("str", "steps", "of train.duration, evaluate.every and checkpoint.every", UNITS),
     "train.steps_per_dispatch": Rule("int", None, "None: by backend", minimum=1, none=True),
     "train.non_finite": Rule("str", "stop", "a non-finite loss: stop, or skip the update", ("stop", "skip")),
+    "train.most_skipped": Rule("int", 100, "non_finite=skip: more updates in a row end the run", minimum=1),
+    "train.determinism": Rule("str", "default", "topology: needs model.bn_group_size; see the README", DETERMINISM),
+    "train.sharding": Rule("str", "none", "what is divided among the devices, not copied", SHARDINGS),
+    "train.slices": Rule("int", None, "device groups with a fast network; None: by device", minimum=1, none=True),
     "train.accumulation_steps": Rule("int", 1, "parts of a batch, one after the other", minimum=1),
     "train.loss": Rule("str", "softmax", "sigmoid: one binary cross-entropy a class", LOSSES),
     "train.ema_decay": Rule("float", 0.0, "of averaged parameters, which are tested; 0 is off", minimum=0, below=1),

@@ -4,7 +4,6 @@ import hashlib
 import importlib.metadata
 import os
 import platform
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -71,17 +70,6 @@ def source_commit(package: Path) -> dict[str, Any] | None:
     if commit is None or changes is None:
         return None
     return {"hash": commit.strip(), "dirty": bool(changes.strip())}
-
-
-def determinism() -> str:
-    """Which promises a run has here; the README says what each is.
-
-    Returns:
-      "A and B", or "B" on GPUs unless XLA was told to use no operation that may round differently each time.
-    """
-    flags = os.environ.get("XLA_FLAGS", "")
-    told = re.search(r"--xla_gpu_(deterministic_ops|exclude_nondeterministic_ops)(=true|=1|\s|$)", flags)
-    return "A and B" if told or jax.default_backend() != "gpu" else "B"
 
 
 def peak_memory() -> dict[str, Any]:

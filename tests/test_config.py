@@ -57,6 +57,16 @@ def resolved_steps(*, train_examples=50_000, device_count=1, **values):
             {"model__bn_group_size": 50},
             "not divisible by model.bn_group_size=50; nearest that are: 100 and 150",
         ),
+        ({"train__most_skipped": 5}, "train.most_skipped=5: needs train.non_finite=skip, not stop"),
+        ({"train__determinism": "topology"}, "train.determinism=topology: needs model.bn_group_size"),
+        (
+            {"train__determinism": "topology", "model__bn_group_size": 8, "train__sharding": "optimizer"},
+            "train.sharding=optimizer: must be none with train.determinism=topology",
+        ),
+        (
+            {"train__determinism": "topology", "model__bn_group_size": 8, "train__accumulation_steps": 2},
+            "train.accumulation_steps=2: must be 1 with train.determinism=topology",
+        ),
         ({"model__bn_group_size": 256}, "nearest that are: 256"),
         ({"train__duration": 64_000.5}, "train.duration=64000.5: must be whole in steps"),
         ({"data__validation_split": "test"}, "must share no image"),
@@ -178,6 +188,9 @@ def test_resolve_refuses_a_batch_the_devices_cannot_share():
         resolved_steps(train__batch_size=100, device_count=8)
     with pytest.raises(ValueError, match="devices=3 and model.bn_group_size=64; nearest that are: 192"):
         resolved_steps(model__bn_group_size=64, device_count=3)
+    # No group is split.
+    with pytest.raises(ValueError, match="devices x model.bn_group_size=256; nearest that are: 256"):
+        resolved_steps(model__bn_group_size=64, train__determinism="topology", device_count=4)
 
 
 def test_resolve_refuses_a_batch_the_split_cannot_fill():

@@ -7,9 +7,8 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
-import pytest
 
-from resnet_jax.environment import determinism, environment, peak_memory, source_commit
+from resnet_jax.environment import environment, peak_memory, source_commit
 
 
 def test_the_environment_names_no_machine_user_or_path():
@@ -72,20 +71,3 @@ def test_the_commit_is_that_of_the_checkout_that_tracks_the_package(tmp_path, mo
 def test_without_git_there_is_no_commit(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert source_commit(tmp_path) is None
-
-
-@pytest.mark.parametrize(
-    ("backend", "flags", "promises"),
-    [
-        ("cpu", "", "A and B"),
-        ("tpu", "", "A and B"),
-        ("gpu", "", "B"),
-        ("gpu", "--xla_gpu_deterministic_ops=false", "B"),
-        ("gpu", "--xla_dump_to=x --xla_gpu_exclude_nondeterministic_ops=true", "A and B"),
-        ("gpu", "--xla_gpu_deterministic_ops", "A and B"),
-    ],
-)
-def test_the_promises_are_those_that_the_backend_keeps(monkeypatch, backend, flags, promises):
-    monkeypatch.setenv("XLA_FLAGS", flags)
-    monkeypatch.setattr("jax.default_backend", lambda: backend)
-    assert determinism() == promises

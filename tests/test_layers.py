@@ -15,14 +15,14 @@ PACKAGE = Path(__file__).resolve().parent.parent / "resnet_jax"
 # A module may import from the layers below its own, and from its own name.
 LAYERS = {
     "ground": ["atomic_files", "distributed", "download", "environment", "models.names", "random_keys", "records"]
-    + ["exit_codes", "training.signal_actions"],
+    + ["exit_codes", "training.determinism", "training.signal_actions"],
     "parts": [
         *("config_keys", "config", "config_files", "models", "data"),
         *("training.losses", "evaluation.metrics", "training.schedules"),
     ],
     "pretrained": ["pretrained"],
     "state": ["training.optimizers", "training.state"],
-    "step": ["training.steps"],
+    "step": ["training.ordered_sum", "training.sharding", "training.steps"],
     "build": ["build", "workdir"],
     "guards": [
         "checkpoint_files",
@@ -48,6 +48,7 @@ BESIDE = {
     "config_files": ["config", "config_keys"],
     "evaluation.metrics": ["training.losses"],
     "records": ["atomic_files"],
+    "training.steps": ["training.ordered_sum", "training.sharding"],
     "evaluation": ["checkpoints", "training.batch_statistics"],
     "cli": ["commands"],
     "__main__": ["cli"],

@@ -20,6 +20,7 @@ class Lines:
 def progress(*, skipped=0):
     sums = Sums(loss=jnp.float32(8), errors_top1=jnp.float32(2), errors_top5=jnp.float32(0), count=jnp.float32(4))
     bad = {"skipped": jnp.int32(skipped), "bad_step": jnp.int32(6), "bad_loss": jnp.float32(9)}
+    bad["skipped_in_a_row"] = jnp.int32(skipped)
     return Progress.zero().replace(sums=sums, **bad)
 
 
@@ -33,7 +34,7 @@ def clock(monkeypatch):
 
 def test_a_line_is_written_when_the_next_one_comes(clock):
     lines = Lines()
-    log = MetricsLog(lines, batch_size=10, stop_at_non_finite=True, start_step=0)
+    log = MetricsLog(lines, batch_size=10, most_skipped=0, start_step=0)
     log.push(5, progress())
     assert lines.written == []
     log.push(10, progress())
@@ -45,7 +46,7 @@ def test_a_line_is_written_when_the_next_one_comes(clock):
 
 def test_images_per_second_are_those_of_the_line_s_own_steps(clock):
     lines = Lines()
-    log = MetricsLog(lines, batch_size=10, stop_at_non_finite=True, start_step=100)
+    log = MetricsLog(lines, batch_size=10, most_skipped=0, start_step=100)
 
     def push_at(seconds, step):
         clock[0] = seconds
@@ -64,12 +65,20 @@ def test_images_per_second_are_those_of_the_line_s_own_steps(clock):
 
 
 def test_a_skipped_update_stops_with_step_and_loss_unless_told_to_go_on(clock):
-    stopping = MetricsLog(Lines(), batch_size=10, stop_at_non_finite=True, start_step=0)
+    stopping = MetricsLog(Lines(), batch_size=10, most_skipped=0, start_step=0)
     stopping.push(10, progress(skipped=1))
-    with pytest.raises(FloatingPointError, match=r"step 7: .* \(loss 9.0\)"):
+    with pytest.raises(FloatingPointError, match=r"step 7: .* \(loss 9.0, learning rate 0\)"):
         stopping.drain()
     lines = Lines()
-    going_on = MetricsLog(lines, batch_size=10, stop_at_non_finite=False, start_step=0)
+    going_on = MetricsLog(lines, batch_size=10, most_skipped=3, start_step=0)
     going_on.push(10, progress(skipped=1))
     going_on.drain()
     assert lines.written[0][1]["train/skipped"] == 1.0
+
+
+def test_more_in_a_row_than_may_be_end_the_run(clock):
+    log = MetricsLog(Lines(), batch_size=10, most_skipped=3, start_step=0)
+    log.push(10, progress(skipped=3))
+    log.push(20, progress(skipped=4))
+    with pytest.raises(FloatingPointError, match=r"step 7: .* 4 updates in a row .* train.most_skipped=3"):
+        log.drain()

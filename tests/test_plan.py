@@ -120,6 +120,7 @@ PROGRAM = """HloModule jit_call
 ENTRY %main (p: f32[]) -> f32[] {
   %all-reduce.1 = (f32[10]{0}, /*index=1*/s32[]) all-reduce(%a, %b), replica_groups=[2,4]<=[8], to_apply=%add
   %mesh = f32[2,3]{1,0} all-reduce(%c), replica_groups=mesh['a'=2,'b'=4] {'b'}, to_apply=%add
+  %placed = f32[11]{0} all-gather(%d), replica_groups=mesh['a'=1,'b'=4,'c'=2], device_ids=([2,4]T(1,0)) {'b'}
   %whole = pred[7]{0} all-gather(%d), replica_groups={}, dimensions={0}
   %next = f32[5]{0} collective-permute(%d), source_target_pairs={{0,1},{1,0}}
   ROOT %w = f32[] while(%q), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"3"}}
@@ -133,9 +134,15 @@ def test_collectives_are_read_from_a_program_in_all_its_forms():
         Collective("all-reduce", 4, 10, 4, 1, 1),
         Collective("all-reduce", 4, 1, 4, 1, 1),
         Collective("all-reduce", 4, 6, 4, 1, 2),
-        Collective("all-gather", 8, 7, 1, 1, 3),
-        Collective("collective-permute", 8, 5, 4, 1, 4),
+        Collective("all-gather", 4, 11, 4, 1, 3),
+        Collective("all-gather", 8, 7, 1, 1, 4),
+        Collective("collective-permute", 8, 5, 4, 1, 5),
     ]
+
+
+def test_groups_in_a_form_that_is_not_known_are_not_taken_for_all_devices():
+    with pytest.raises(RuntimeError, match="in a form that is not known"):
+        collectives_of(PROGRAM.replace("replica_groups=[2,4]<=[8]", "replica_groups=<new>"), 8)
 
 
 def test_a_loop_of_unknown_length_is_not_counted_as_one_trip():

@@ -39,7 +39,7 @@ def test_every_fault_of_the_matrix_has_a_row(modules):
 @pytest.fixture
 def record():
     if not RECORD.exists():
-        pytest.skip(f"no record yet: {FOLDER.name}/README.md says how it is made, in half an hour on a quiet machine")
+        pytest.skip(f"no record yet: {FOLDER.name}/README.md says how it is made, in some 40 minutes")
     return json.loads(RECORD.read_text())
 
 
@@ -65,6 +65,18 @@ def test_sums_say_what_the_trials_say(modules):
     assert sums["exact"] == {"of": 3, "count": 2} and sums["named"] == {"of": 2, "count": 2}
     assert sums["exit_codes"] == {"0": 3, "71": 2} and sums["steps_lost"] == {"median": 4, "max": 4, "of": 2}
     assert trials.summary([good] * 300)["silently_wrong_below"] == 0.01
+
+
+def test_no_run_is_started_of_an_edited_package_or_after_the_time(modules, bench, monkeypatch):
+    with monkeypatch.context() as late:
+        late.setattr(bench, "until", 0.0)
+        (row,) = (row for row in modules("rows").ROWS if row.number == 18)
+        entry, reasons = modules("faults").try_row(row, "small", bench)
+        assert "library" not in entry and reasons == ["library: not tried to the end: the time for all rows is over"]
+    # A record of two packages would call every difference between them silently wrong.
+    monkeypatch.setattr(modules("bench"), "source_digest", lambda: "another")
+    with pytest.raises(modules("bench").SourceChanged):
+        modules("faults").try_row(row, "small", bench)
 
 
 def test_flipped_bits_and_hostile_files_in_a_checkpoint_are_found(modules, bench):

@@ -142,7 +142,21 @@ def test_a_non_finite_loss_changes_nothing_but_the_step():
     after, progress = step(state, progress, batch_of(images))
     assert (int(after.step), int(progress.skipped), int(progress.bad_step)) == (2, 1, 1)
     assert float(progress.sums.count) == 16
-    jax.tree.map(np.testing.assert_array_equal, after.replace(step=state.step), state)
+    assert int(after.skipped) == 1
+    jax.tree.map(np.testing.assert_array_equal, after.replace(step=state.step, skipped=state.skipped), state)
+
+
+def test_updates_are_counted_that_are_skipped_in_a_row():
+    model, schedule = tiny_model(), schedules.constant(0.05)
+    step = jax.jit(make_train_step(model, OPTIMIZER, schedule, seed=0))
+    images = np.random.default_rng(1).normal(size=(16, *SHAPE)).astype(np.float32)
+    state, progress, counts = make_state(model, schedule), Progress.zero(), []
+    for bad in (True, True, True, False, True):
+        batch = batch_of(np.full_like(images, np.nan) if bad else images)
+        state, progress = step(state, progress, batch)
+        counts.append(int(state.skipped))
+    assert counts == [1, 2, 3, 0, 1]
+    assert (int(progress.skipped), int(progress.skipped_in_a_row), int(progress.bad_step)) == (4, 3, 0)
 
 
 def test_the_first_non_finite_loss_is_kept_with_its_step():
@@ -262,12 +276,25 @@ def test_averages_follow_parameters_and_statistics_and_start_fast():
     assert not np.allclose(state.ema["params"]["stem"]["conv"]["kernel"], state.params["stem"]["conv"]["kernel"])
 
 
+def test_frozen_statistics_stay_to_the_last_bit_in_parts():
+    """A sum of three equal numbers, divided by three, is not always the number."""
+    model, schedule = tiny_model(norm="frozen"), schedules.constant(0.05)
+    state = make_state(model, schedule)
+    draws = np.random.default_rng(0)
+    constants = jax.tree.map(lambda x: jnp.asarray(draws.uniform(0.1, 1, x.shape), x.dtype), state.batch_stats)
+    images = draws.normal(size=(24, *SHAPE)).astype(np.float32)
+    mesh = data_mesh(jax.devices()[:1])
+    step = jax.jit(make_train_step(model, OPTIMIZER, schedule, seed=0, accumulation_steps=3, mesh=mesh))
+    after, _ = step(state.replace(batch_stats=constants), Progress.zero(), batch_of(images))
+    jax.tree.map(np.testing.assert_array_equal, after.batch_stats, constants)
+
+
 def test_a_skipped_update_leaves_the_averages():
     model, schedule = tiny_model(), schedules.constant(0.05)
     state = TrainState.create(initialize(model, jax.random.key(0), SHAPE), OPTIMIZER, schedule, ema=True)
     step = jax.jit(make_train_step(model, OPTIMIZER, schedule, seed=0, ema_decay=0.9))
     after, _ = step(state, Progress.zero(), batch_of(np.full((16, *SHAPE), np.nan, np.float32)))
-    jax.tree.map(np.testing.assert_array_equal, after.replace(step=state.step), state)
+    jax.tree.map(np.testing.assert_array_equal, after.replace(step=state.step, skipped=state.skipped), state)
 
 
 def test_without_averages_the_raw_variables_are_tested_and_a_decay_is_refused():

@@ -1,5 +1,6 @@
 """Where faults are tried: a folder of its own, runs that nothing befell to compare with, and what every trial needs."""
 
+import math
 import random
 import re
 import shutil
@@ -13,6 +14,7 @@ from processes import Run
 from trainees import STEPS, Trainee, metrics
 
 from resnet_jax.data.prepare import prepare
+from resnet_jax.environment import source_digest
 
 # What both programs write before their first step.
 BEGUN = "from step "
@@ -67,22 +69,37 @@ class Place:
         return self.folder / self.name
 
 
+class SourceChanged(Exception):
+    """The package is not the one that the runs before were made with: none can be compared."""
+
+
+class OutOfTime(Exception):
+    """All that is tried here takes longer than it may."""
+
+
 class Bench:
-    """Starts runs and judges them.
+    """Starts runs and judges them, all of one and the same package.
 
     Args:
       folder: for all files; emptied by whoever made it.
       seed: of all that is chosen by chance.
       plant: a hook for every run but the references, to see that its fault is found.
+      until: no run is started after it, of `time.monotonic()`.
     """
 
-    def __init__(self, folder: Path, *, seed: int = 0, plant: str | None = None):
-        self.folder, self.seed, self.plant = folder.resolve(), seed, plant
+    def __init__(self, folder: Path, *, seed: int = 0, plant: str | None = None, until: float = math.inf):
+        self.folder, self.seed, self.plant, self.until = folder.resolve(), seed, plant, until
         self.data_dir = self.folder / "data"
         self._references: dict[tuple[str, Shape, int], Reference] = {}
         self._typical: dict[tuple[str, Shape], float] = {}
         self._places = 0
+        self._source = source_digest()
         prepare("digits", data_dir=self.data_dir)
+
+    def check_source(self) -> None:
+        """Raises SourceChanged if somebody has edited the package meanwhile."""
+        if source_digest() != self._source:
+            raise SourceChanged("source files of resnet_jax were changed while faults were tried; begin anew")
 
     def chance(self, *names: object) -> random.Random:
         """Chance that depends on the seed and the names alone."""
@@ -120,7 +137,14 @@ class Bench:
           changes: config keys and values, of all or of each process.
           hooks: what to run each process with, see `hooks.py`.
           variables: more of the environment, for each process.
+
+        Raises:
+          SourceChanged: see `check_source`.
+          OutOfTime: it is later than `until`.
         """
+        if time.monotonic() > self.until:
+            raise OutOfTime("the time for all rows is over")
+        self.check_source()
         each = [dict(changes)] * shape.hosts if not changes or isinstance(changes, Mapping) else changes
         hooks = [self.plant] * shape.hosts if hooks is None else hooks
         commands = [
@@ -203,6 +227,8 @@ class Bench:
         key = (trainee.name, shape, steps)
         if key not in self._references:
             folder = self._cache(trainee, shape, steps).parent
+            # What one that failed has left would be gone on with.
+            shutil.rmtree(folder, ignore_errors=True)
             self._cache(trainee, shape, steps).mkdir(parents=True)
             caches = [folder / "compiled", *(folder / f"others_{n}" for n in range(1, shape.hosts))]
             place = Place(folder, caches)

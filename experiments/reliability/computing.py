@@ -10,15 +10,19 @@ from trials import Message, Trial, last_line
 
 from resnet_jax import exit_codes
 
+_STEP, _MOST_SKIPPED = 10, 4
 NOT_FINITE = Message(
-    r"step \d+: the loss or a gradient is not finite \(loss \S+\); the update was not made",
+    r"step \d+: the loss or a gradient is not finite \(loss \S+, learning rate \S+\); the update was not made",
     r"Lower schedule\.learning_rate, or set train\.non_finite=skip",
+)
+GAVE_UP = Message(
+    rf"step {_STEP + 1}: the loss or a gradient is not finite .* \d updates in a row were left out",
+    "lower schedule.learning_rate",
 )
 ASTRAY = Message(
     r"step 12: the state on (device \d \(process \d\)(, )?)+ is not that of the other devices",
     "It was not saved; the same command goes on from the last checkpoint",
 )
-_STEP = 10
 
 
 def not_finite(bench: Bench, variants: tuple[str, ...]) -> list[Trial]:
@@ -72,12 +76,35 @@ def _skips(hook: str) -> Any:
     return trial
 
 
+def _gives_up(hook: str) -> Any:
+    """With train.most_skipped so many updates in a row end the run, and nothing of them was kept."""
+
+    def trial(bench: Bench, name: str) -> Trial:
+        trainee = Library()
+        place = bench.place(trainee, compiled=False)
+        changes = {"train.non_finite": "skip", "train.most_skipped": _MOST_SKIPPED, "checkpoint.every": 1}
+        changes |= {"checkpoint.keep_latest": _STEP}
+        with bench.start(trainee, place, changes=changes, hooks=[hook]) as run:
+            codes, output = run.wait(), run.output()
+        saved = [step for step in trainee.steps(place.workdir) if step >= _STEP]
+        states = [_weights(trainee, place, step) for step in saved]
+        untouched = len(states) > 1 and all(state == states[0] for state in states)
+        result = Trial(name, codes=codes, silently_wrong=codes == [0] or not untouched, named=GAVE_UP.named_in(output))
+        result.as_promised = codes == [exit_codes.DIVERGED] and untouched
+        result.note = "" if result.as_promised else f"ended with {codes}, saved {saved}: {last_line(output)}"
+        bench.remove(place)
+        return result
+
+    return trial
+
+
 VARIANTS = {
     "NaN in a batch, stop": _stops(f"nan_in_batch:{_STEP}", {}),
     "NaN in a gradient, stop": _stops(f"nan_in_gradient:{_STEP}", {}),
     "learning rate 1e20": _stops(None, {"schedule.learning_rate": 1e20}),
     "NaN in a batch, skip": _skips(f"nan_in_batch:{_STEP}"),
     "NaN in a gradient, skip": _skips(f"nan_in_gradient:{_STEP}"),
+    "NaN from a step on, skip": _gives_up(f"nan_from:{_STEP}"),
 }
 
 

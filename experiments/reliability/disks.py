@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bench import Bench, Finished, Place
 from kills import leftovers
+from processes import Run
 from trainees import Library, Trainee
 from trials import Message, Trial, last_line
 
@@ -62,6 +63,15 @@ def full(bench: Bench, trainee: Trainee, variants: tuple[str, ...]) -> list[Tria
     return [FULL_DISKS[name](bench, trainee, name) for name in variants]
 
 
+@contextmanager
+def _no_room(run: Run, trainee: Trainee, place: Place, folder: Path, *, leave: int) -> Iterator[None]:
+    """Fills a disk once the run has its checkpoint of step 8; there is room again after the block."""
+    run.wait_until(lambda: 8 in trainee.steps(place.workdir))
+    filler = fill(folder, leave=leave)
+    yield
+    filler.unlink()
+
+
 def _freed_again(leave: int) -> Callable[[Bench, Trainee, str], Trial]:
     """The disk of the checkpoints fills up, and there is room again when a save has failed."""
 
@@ -70,10 +80,8 @@ def _freed_again(leave: int) -> Callable[[Bench, Trainee, str], Trial]:
         folder = trainee.checkpoints(place.workdir)
         with disk(folder):
             with bench.start(trainee, place) as run:
-                run.wait_until(lambda: 8 in trainee.steps(place.workdir))
-                filler = fill(folder, leave=leave)
-                noticed = run.wait_for_text("could not be saved")
-                filler.unlink()
+                with _no_room(run, trainee, place, folder, leave=leave):
+                    noticed = run.wait_for_text("could not be saved")
                 codes, output = run.wait(), run.output()
             at_once = noticed is not None and codes == [0]
             end = None if at_once else bench.finish(trainee, place)
@@ -87,47 +95,35 @@ def _freed_again(leave: int) -> Callable[[Bench, Trainee, str], Trial]:
     return trial
 
 
-def _full_to_the_end(bench: Bench, trainee: Trainee, name: str) -> Trial:
-    """The disk of the checkpoints stays full until the run has ended."""
-    place = bench.place(trainee)
-    folder = trainee.checkpoints(place.workdir)
-    with disk(folder):
-        with bench.start(trainee, place) as run:
-            run.wait_until(lambda: 8 in trainee.steps(place.workdir))
-            filler = fill(folder, leave=_TOO_LITTLE)
-            codes, output = run.wait(), run.output()
-        recorded = (place.workdir / "record.json").exists()
-        filler.unlink()
-        end = bench.finish(trainee, place)
-        result = _trial(name, codes, output, end, exact=end.exact)
-        result.as_promised = codes == [exit_codes.UNSAVED] and not recorded and end.exact and result.named is True
-        _note_leftovers(trainee, place, result)
-    bench.remove(place)
-    return result
+def _full_to_the_end(*, whole_run: bool) -> Callable[[Bench, Trainee, str], Trial]:
+    """A disk stays full until the run has ended: the checkpoints', or the whole run's, with the metrics on it."""
 
+    def trial(bench: Bench, trainee: Trainee, name: str) -> Trial:
+        place = bench.place(trainee)
+        folder = place.workdir if whole_run else trainee.checkpoints(place.workdir)
+        with disk(folder):
+            with bench.start(trainee, place) as run:
+                with _no_room(run, trainee, place, folder, leave=0 if whole_run else _TOO_LITTLE):
+                    codes, output = run.wait(), run.output()
+                    recorded = (place.workdir / "record.json").exists()
+            end = bench.finish(trainee, place)
+            result = _trial(name, codes, output, end, exact=end.exact)
+            if whole_run:
+                result.named = "No space left" in output
+            ended = codes[0] not in (0, 1) if whole_run else codes == [exit_codes.UNSAVED]
+            result.as_promised = ended and not recorded and end.exact and result.named is True
+            _note_leftovers(trainee, place, result)
+        bench.remove(place)
+        return result
 
-def _everything_full(bench: Bench, trainee: Trainee, name: str) -> Trial:
-    """The disk of the whole run fills up: metrics cannot be written either."""
-    place = bench.place(trainee)
-    with disk(place.workdir):
-        with bench.start(trainee, place) as run:
-            run.wait_until(lambda: 8 in trainee.steps(place.workdir))
-            filler = fill(place.workdir, leave=0)
-            codes, output = run.wait(), run.output()
-        filler.unlink()
-        end = bench.finish(trainee, place)
-        result = _trial(name, codes, output, end, exact=end.exact)
-        result.named = "No space left" in output
-        result.as_promised = codes[0] not in (0, 1) and end.exact and result.named
-    bench.remove(place)
-    return result
+    return trial
 
 
 FULL_DISKS: dict[str, Callable[[Bench, Trainee, str], Trial]] = {
     "the checkpoints' disk, then room again": _freed_again(_TOO_LITTLE),
-    "the checkpoints' disk to the end": _full_to_the_end,
+    "the checkpoints' disk to the end": _full_to_the_end(whole_run=False),
     "the checkpoints' disk, within a save": _freed_again(_NOT_QUITE),
-    "the whole run's disk": _everything_full,
+    "the whole run's disk": _full_to_the_end(whole_run=True),
 }
 
 

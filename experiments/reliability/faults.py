@@ -7,6 +7,7 @@ compared with one that nothing befell. Where a plain loop around Orbax has the s
 """
 
 import argparse
+import faulthandler
 import json
 import logging
 import os
@@ -20,8 +21,9 @@ from typing import Any
 # The runs are processes of their own; what is compared here is read on a CPU.
 os.environ["JAX_PLATFORMS"] = "cpu"
 
-from bench import Bench  # noqa: E402
+from bench import Bench, OutOfTime  # noqa: E402
 from disks import CannotMount  # noqa: E402
+from marked import publish  # noqa: E402
 from rows import NOT_COVERED, ROWS, TRAINEES, Row  # noqa: E402
 from trainees import SMALL  # noqa: E402
 from trials import summary  # noqa: E402
@@ -33,7 +35,10 @@ _HEADER = (
     *("#", "fault", "trials", "silently wrong", "as promised", "ends exact", "steps lost", "found after, s"),
     *("goes on after, s", "message", "exit codes"),
 )
-_BEGIN, _END = "<!-- tables: made by faults.py -->", "<!-- end of tables -->"
+
+
+# For the runs that are at work when the time is over.
+_LAST_SECONDS = 1200.0
 
 
 def try_row(row: Row, scale: str, bench: Bench) -> tuple[dict[str, Any], list[str]]:
@@ -48,6 +53,11 @@ def try_row(row: Row, scale: str, bench: Bench) -> tuple[dict[str, Any], list[st
         except CannotMount as error:
             reasons.append(f"no file system may be mounted here ({error})")
             continue
+        except (OutOfTime, RuntimeError) as error:
+            # The other rows are worth their time without this one, which a published record must have.
+            reasons.append(f"{name}: not tried to the end: {error or type(error).__name__}".partition("\n")[0])
+            print(f"row {row.number}, {reasons[-1]}", flush=True)
+            continue
         for trial in trials:
             trial.note = trial.note.replace(f"{bench.folder}/", "")
         if trials:
@@ -56,9 +66,9 @@ def try_row(row: Row, scale: str, bench: Bench) -> tuple[dict[str, Any], list[st
     return entry, reasons
 
 
-def make_record(rows: Sequence[Row], scale: str, seed: int, folder: Path, *, plant: str | None = None) -> dict:
-    """Tries the rows in a folder and returns the record."""
-    bench = Bench(folder, seed=seed, plant=plant)
+def make_record(rows: Sequence[Row], scale: str, seed: int, folder: Path, *, minutes: float) -> dict:
+    """Tries the rows in a folder, those that the minutes are enough for, and returns the record."""
+    bench = Bench(folder, seed=seed, until=time.monotonic() + 60 * minutes)
     entries, not_covered = [], []
     for row in rows:
         entry, reasons = try_row(row, scale, bench)
@@ -66,6 +76,7 @@ def make_record(rows: Sequence[Row], scale: str, seed: int, folder: Path, *, pla
             entries.append(entry)
         reasons += [NOT_COVERED[row.number]] if row.number in NOT_COVERED else []
         not_covered += [{"row": row.number, "reason": reason} for reason in reasons]
+    bench.check_source()
     config = {"scale": scale, "seed": seed, "keys": SMALL}
     return {"config": config, **environment(), "rows": entries, "not_covered": not_covered}
 
@@ -113,19 +124,14 @@ def _middle_and_most(numbers: dict | None, digits: int) -> str:
     return f"{numbers['median']:.{digits}f}, {numbers['max']:.{digits}f}" if numbers else ""
 
 
-def publish(record: dict, readme: Path) -> None:
-    """Puts the tables between their marks."""
-    before, _, rest = readme.read_text().partition(_BEGIN)
-    after = rest.partition(_END)[2]
-    write_text_atomically(readme, f"{before}{_BEGIN}\n\n{table(record)}\n\n{_END}{after}")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--rows", help="numbers of the matrix, such as 1,2,8 (all)")
     parser.add_argument("--scale", choices=("small", "full"), default="small", help="how many trials (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of all that is chosen by chance")
     parser.add_argument("--folder", type=Path, help="for the runs; kept (a temporary one, removed)")
+    help = "after which no run is started, and what is left of the rows is left out (%(default)s)"
+    parser.add_argument("--minutes", type=float, default=90, help=help)
     parser.add_argument("--output", type=Path, help="the record's file")
     parser.add_argument("--readme", type=Path, help="whose tables are made anew")
     flags = parser.parse_args(argv)
@@ -136,7 +142,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = flags.folder or Path(tempfile.mkdtemp(prefix="faults_"))
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        record = make_record([row for row in ROWS if row.number in numbers], flags.scale, flags.seed, folder)
+        rows = [row for row in ROWS if row.number in numbers]
+        # What hangs in this process, which reads damaged files, shows where, and ends.
+        faulthandler.dump_traceback_later(60 * flags.minutes + _LAST_SECONDS, exit=True)
+        record = make_record(rows, flags.scale, flags.seed, folder, minutes=flags.minutes)
+        faulthandler.cancel_dump_traceback_later()
     finally:
         if not flags.folder:
             shutil.rmtree(folder, ignore_errors=True)
@@ -145,8 +155,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_text_atomically(flags.output, json.dumps(record, indent=1) + "\n")
     print(table(record))
     if flags.readme:
-        publish(record, flags.readme)
-    return any(entry["library"]["silently_wrong"] for entry in record["rows"])
+        publish(flags.readme, "faults.py", table(record))
+    wrong = any(entry["library"]["silently_wrong"] for entry in record["rows"])
+    return int(wrong or len(record["rows"]) < len(numbers))
 
 
 if __name__ == "__main__":

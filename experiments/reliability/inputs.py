@@ -143,7 +143,7 @@ def _streamed_bench(bench: Bench) -> Bench:
     folder = bench.folder / "streamed"
     if not folder.is_dir():
         folder.mkdir()
-    other = Bench(folder, seed=bench.seed, plant=bench.plant)
+    other = Bench(folder, seed=bench.seed, plant=bench.plant, until=bench.until)
     other.data_dir = build_images(folder / "images", {})
     return other
 

@@ -24,7 +24,7 @@ DISAGREE = Message(r"the processes disagree on .*{}: ", r" on process 0; .* on p
 
 HEARTBEAT_SECONDS, LIMIT_SECONDS = 10, 8
 # Promised of a lost process; and a program that says nothing for so long does not notice.
-_LOST_SECONDS, _NEVER_SECONDS = 15.0, 90.0
+_LOST_SECONDS, _NEVER_SECONDS = 15.0, 60.0
 _TWO = Shape(2)
 
 

@@ -1,7 +1,7 @@
 """The matrix: each row's fault, what is promised, and how it is tried, a little (small) or enough to publish (full)."""
 
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import computing
@@ -46,8 +46,14 @@ def _either(small: Tries, full: Tries) -> dict[str, Tries]:
     return {"small": small, "full": full}
 
 
-def _first(names: Sequence[str], count: int) -> tuple[str, ...]:
-    return tuple(names)[:count]
+def _alike(tries: Tries) -> dict[str, Tries]:
+    return _either(tries, tries)
+
+
+def _one_or_all(tries: Callable[[Bench, tuple], list[Trial]], variants: Iterable) -> dict[str, Tries]:
+    """The first variant at the small scale, at the full one all."""
+    names = tuple(variants)
+    return _either(lambda b, t: tries(b, names[:1]), lambda b, t: tries(b, names))
 
 
 EXACT = "started again the run ends bit for bit like one that nothing befell, and leaves nothing unfinished behind"
@@ -57,20 +63,20 @@ ROWS = (
         1,
         "SIGKILL in a save",
         EXACT,
-        _either(lambda b, t: kills.in_saves(b, t, {1: 2}), lambda b, t: kills.in_saves(b, t, {1: 24, 2: 6})),
-        _either(lambda b, t: [], lambda b, t: kills.in_saves(b, t, {1: 8, 2: 2})),
+        _either(lambda b, t: kills.in_saves(b, t, {1: 2}), lambda b, t: kills.in_saves(b, t, {1: 20, 2: 5})),
+        _either(lambda b, t: [], lambda b, t: kills.in_saves(b, t, {1: 6, 2: 2})),
     ),
     Row(
         2,
         "SIGKILL outside saves",
         EXACT,
-        _either(lambda b, t: kills.anywhere(b, t, {1: 1}), lambda b, t: kills.anywhere(b, t, {1: 8, 2: 2})),
+        _either(lambda b, t: kills.anywhere(b, t, {1: 1}), lambda b, t: kills.anywhere(b, t, {1: 6, 2: 2})),
     ),
     Row(
         3,
         "SIGTERM to one of two processes",
         "both save at the same step and exit with 75 within 10 s; started again they end exact",
-        _either(lambda b, t: stops.to_one_of_two(b, 1), lambda b, t: stops.to_one_of_two(b, 4)),
+        _either(lambda b, t: stops.to_one_of_two(b, 1), lambda b, t: stops.to_one_of_two(b, 3)),
         messages={"stopped": stops.STOPPED},
     ),
     Row(
@@ -78,8 +84,8 @@ ROWS = (
         "SIGTERM at any point, once or twice",
         "once: saved, exit 75; twice: an end at once, by the signal; started again the run ends exact",
         _either(
-            lambda b, t: stops.at_any_point(b, 1, 0, _first(tuple(stops.WAYS), 2)),
-            lambda b, t: stops.at_any_point(b, 1, 6),
+            lambda b, t: stops.at_any_point(b, 1, 0, tuple(stops.WAYS)[:2]),
+            lambda b, t: stops.at_any_point(b, 1, 4),
         ),
         messages={"stopped": stops.STOPPED},
     ),
@@ -115,7 +121,7 @@ ROWS = (
         ),
         _either(
             lambda b, t: stored.bit_flips(b, t, {1: 26}),
-            lambda b, t: stored.bit_flips(b, t, {1: 400}) + stored.after_damage(b, t, 3),
+            lambda b, t: stored.bit_flips(b, t, {1: 200}) + stored.after_damage(b, t, 2),
         ),
         messages={"set aside": stored.SET_ASIDE},
     ),
@@ -145,10 +151,10 @@ ROWS = (
         "the disk fills up in a run",
         "training goes on, a later save succeeds, nothing is left behind; exit 74 if the last save fails; ends exact",
         _either(
-            lambda b, t: disks.full(b, t, _first(tuple(disks.FULL_DISKS), 1)),
+            lambda b, t: disks.full(b, t, tuple(disks.FULL_DISKS)[:1]),
             lambda b, t: disks.full(b, t, tuple(disks.FULL_DISKS)),
         ),
-        _either(lambda b, t: [], lambda b, t: disks.full(b, t, _first(tuple(disks.FULL_DISKS), 3))),
+        _either(lambda b, t: [], lambda b, t: disks.full(b, t, tuple(disks.FULL_DISKS)[:3])),
         messages={"full": disks.FULL},
     ),
     Row(
@@ -162,40 +168,32 @@ ROWS = (
         13,
         "other processes or devices (tier B)",
         f"the next image; metrics of the same steps; training losses within {resuming.LOSS_BOUND:.0%} of their value",
-        _either(
-            lambda b, t: resuming.on_other_devices(b, resuming.WAYS[:1]),
-            lambda b, t: resuming.on_other_devices(b, resuming.WAYS[:4]),
-        ),
+        _one_or_all(resuming.on_other_devices, resuming.WAYS[:4]),
     ),
     Row(
         14,
         "another config in the same folder",
         "exit 2 with the key and both values; the right command then ends exact",
-        _either(
-            lambda b, t: resuming.with_another_config(b, _first(tuple(resuming.CONFIGS), 1)),
-            lambda b, t: resuming.with_another_config(b, tuple(resuming.CONFIGS)),
-        ),
+        _one_or_all(resuming.with_another_config, resuming.CONFIGS),
         messages={"another config": resuming.OTHER_CONFIG},
     ),
     Row(
         15,
         "changed data",
         "exit 2; the right command then ends exact",
-        _either(
-            lambda b, t: resuming.with_other_data(b, _first(resuming.DATA, 1)),
-            lambda b, t: resuming.with_other_data(b, resuming.DATA),
-        ),
+        _one_or_all(resuming.with_other_data, resuming.DATA),
         messages={"other data": resuming.OTHER_DATA},
     ),
     Row(
         16,
         "NaN in a batch or gradient; learning rate 1e20",
-        "stop: exit 3 before anything of it is saved; skip: parameters, statistics and momentum keep every bit",
+        "stop: exit 3 before anything of it is saved; skip: parameters, statistics and momentum keep every bit; "
+        "too many in a row: exit 3",
         _either(
             lambda b, t: computing.not_finite(b, ("learning rate 1e20",)),
             lambda b, t: computing.not_finite(b, tuple(computing.VARIANTS)),
         ),
-        messages={"not finite": computing.NOT_FINITE},
+        messages={"not finite": computing.NOT_FINITE, "too many": computing.GAVE_UP},
     ),
     Row(
         17,
@@ -211,7 +209,7 @@ ROWS = (
         18,
         "labels that are no class",
         "exit 2 before the first step, with the label",
-        _either(lambda b, t: inputs.bad_labels(b, (10,)), lambda b, t: inputs.bad_labels(b, (-1, 10, 11))),
+        _one_or_all(inputs.bad_labels, (10, -1, 11)),
         messages={"no class": inputs.NO_CLASS},
     ),
     Row(
@@ -225,10 +223,7 @@ ROWS = (
         20,
         "missing data",
         "exit 2 before the first step",
-        _either(
-            lambda b, t: inputs.missing(b, _first(inputs.MISSING_DATA, 1)),
-            lambda b, t: inputs.missing(b, inputs.MISSING_DATA),
-        ),
+        _one_or_all(inputs.missing, inputs.MISSING_DATA),
         messages={"data set": inputs.MISSING, "file": inputs.MISSING_FILE},
     ),
     Row(
@@ -246,53 +241,41 @@ ROWS = (
         22,
         "a bit of one device's parameters flips",
         "found before the next checkpoint, exit 72, nothing of it is saved; started again the run ends exact",
-        _either(
-            lambda b, t: computing.flipped_replicas(b, (Shape(2),)),
-            lambda b, t: computing.flipped_replicas(b, (Shape(2), Shape(1, 4))),
-        ),
+        _one_or_all(computing.flipped_replicas, (Shape(2), Shape(1, 4))),
         messages={"astray": computing.ASTRAY},
     ),
     Row(
         23,
         "clock jumps, full /tmp, no home, no UTF-8",
         "the run ends exact",
-        _either(
-            lambda b, t: disks.surroundings(b, _first(disks.SURROUNDINGS, 1)),
-            lambda b, t: disks.surroundings(b, disks.SURROUNDINGS),
-        ),
+        _one_or_all(disks.surroundings, disks.SURROUNDINGS),
     ),
     Row(
         24,
         "a marathon: killed again and again",
         EXACT,
-        _either(lambda b, t: kills.marathon(b, t, 3, steps=40), lambda b, t: kills.marathon(b, t, 50, steps=400)),
+        _either(lambda b, t: kills.marathon(b, t, 3, steps=40), lambda b, t: kills.marathon(b, t, 30, steps=240)),
     ),
     Row(
         25,
         "hostile checkpoints",
         "set aside as damaged; nothing outside the folder is read, written or run",
-        _either(
-            lambda b, t: hostile.hostile_checkpoints(b, tuple(hostile.CHECKPOINTS)),
-            lambda b, t: hostile.hostile_checkpoints(b, tuple(hostile.CHECKPOINTS)),
-        ),
+        _alike(lambda b, t: hostile.hostile_checkpoints(b, tuple(hostile.CHECKPOINTS))),
         messages={"set aside": stored.SET_ASIDE},
     ),
     Row(
         26,
         "hostile archives, configs and weights",
         "exit 2; nothing is run, or written elsewhere",
-        _either(
-            lambda b, t: hostile.hostile_files(b, _first(tuple(hostile.FILES), 1)),
-            lambda b, t: hostile.hostile_files(b, tuple(hostile.FILES)),
-        ),
+        _one_or_all(hostile.hostile_files, hostile.FILES),
         messages={"refused": hostile.REFUSED},
     ),
 )
 
 # What the matrix has and the library does not, or what these trials leave out.
 NOT_COVERED = {
-    13: "bit-equal results on another topology (tier C): there is no such mode",
-    16: "a stop after so many skipped updates in a row, and the names of the images in such a batch: not there",
+    13: "train.determinism=topology (tier C), which changes no run that is stopped: see tests/test_topology.py",
+    16: "the names of the images in such a batch: not there",
     17: "how many damaged images are too many: there is no limit",
     18: "labels that are no integers, or of another shape: TFDS refuses to store them",
     20: "checksums of a data set's files before a run: names, sizes and counts are compared",

@@ -57,6 +57,8 @@ def written() -> Iterator[list[str]]:
     handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
     logger = logging.getLogger("resnet_jax")
     logger.addHandler(handler)
+    # Thousands of them, of which each is looked at here.
+    propagates, logger.propagate = logger.propagate, False
     try:
         # Orbax goes on complaining in threads after a restore that has failed.
         with redirect_stderr(io.StringIO()), warnings.catch_warnings():
@@ -64,6 +66,7 @@ def written() -> Iterator[list[str]]:
             yield lines
     finally:
         logger.removeHandler(handler)
+        logger.propagate = propagates
 
 
 class Damaged:

@@ -113,7 +113,7 @@ def _arrays(text: str) -> Iterator[tuple[int, int]]:
 
 def _members(text: str, devices: int) -> int:
     """How many devices exchange among each other, from the operation's attributes in any of XLA's three forms."""
-    if named := re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", text):
+    if named := re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\S*)? ?\{([^}]*)\}", text):
         lengths = dict(re.findall(r"'(\w+)'=(\d+)", named[1]))
         # An axis, or a part of it: 'data':(4)2 are two devices, the parts before it being four.
         axes = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", named[2])
@@ -122,4 +122,6 @@ def _members(text: str, devices: int) -> int:
         return int(counted[1])
     if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", text):
         return len(listed[1].split(","))
+    if "replica_groups=" in text and "replica_groups={}" not in text:
+        raise RuntimeError(f"groups of devices in a form that is not known: {text[:300]}")
     return devices

@@ -35,7 +35,7 @@ from resnet_jax.distributed import data_mesh, replicated, split_batch
 from resnet_jax.models.registry import initialize
 from resnet_jax.models.summary import summarize
 from resnet_jax.training.state import Progress
-from resnet_jax.training.steps import make_resident_step, make_streamed_step, make_train_step
+from resnet_jax.training.steps import make_resident_step, make_streamed_step
 
 _MOST_DEVICES = 4
 # Where two share a batch-norm group: so many that neither all devices nor all groups are two.
@@ -177,20 +177,10 @@ def _jitted(config: Any, data: Data, model: Any, mesh: Mesh) -> Any:
     described = InputDescription(
         data.image_shape, 0 * ones, ones, names, color_values=ones, color_vectors=np.diag(ones)
     )
-    step = make_train_step(
-        model,
-        build.build_optimizer(config),
-        build.build_schedule(config),
-        seed=config.seed,
-        label_smoothing=config.train.label_smoothing,
-        loss=config.train.loss,
-        ema_decay=config.train.ema_decay,
-        accumulation_steps=config.train.accumulation_steps,
-        mesh=mesh,
-    )
+    step, sharding = build.build_train_step(config, model, mesh), config.train.sharding
     if config.data.pipeline == "resident":
-        return make_resident_step(step, build.build_batches(config, described, mesh), mesh)
-    return make_streamed_step(step, build.build_prepare(config, described, mesh), mesh)
+        return make_resident_step(step, build.build_batches(config, described, mesh), mesh, sharding=sharding)
+    return make_streamed_step(step, build.build_prepare(config, described, mesh), mesh, sharding=sharding)
 
 
 def _arguments(config: Any, data: Data, state: Any, mesh: Mesh) -> tuple:

@@ -84,6 +84,12 @@ def plan(
     """
     per_host = device.devices_per_host if devices_per_host is None else devices_per_host
     _check(hosts, per_host, slices, overlap, images_per_core)
+    for key, other in {
+        "sharding": config.train.sharding != "none",
+        "determinism": config.train.determinism == "topology",
+    }.items():
+        if other:
+            raise ValueError(f"train.{key}={config.train[key]}: a plan has formulas for copies and all-reduces only")
     data, encoded_bytes = _data_of(config)
     devices = hosts * per_host
     config = configs.resolve(config, train_examples=data.examples, device_count=devices)

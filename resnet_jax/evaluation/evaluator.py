@@ -17,7 +17,8 @@ from resnet_jax.data.resident import ResidentData, take_rows
 from resnet_jax.distributed import replicate, replicated, split_batch
 from resnet_jax.evaluation.metrics import Sums, classification_sums
 from resnet_jax.evaluation.protocols import Protocol, center, make_protocol
-from resnet_jax.evaluation.scores import errors_of
+from resnet_jax.evaluation.scores import sums_of
+from resnet_jax.evaluation.shares import add_shares, own_copies, own_mesh
 from resnet_jax.evaluation.streamed_scores import divisible, score_streamed
 from resnet_jax.models.resnet import ResNet
 
@@ -38,6 +39,10 @@ def make_evaluator(
 
     With unreadable="skip", images on disk that cannot be decoded are left out, and of the count, too.
 
+    In a run of several processes all call it together, and get the same numbers. Of a split on disk each decodes its
+    own share of the images and scores them on its own devices, see `add_shares`; of one in device memory every device
+    takes its rows of each batch.
+
     Args:
       model: the net.
       mesh: devices that share each batch.
@@ -47,10 +52,12 @@ def make_evaluator(
       workers: processes that decode a split on disk, see `ViewedExamples.stream`.
 
     Raises:
-      ValueError: for an unknown protocol; and, when called, as `make_scorer`'s function does.
+      ValueError: for an unknown protocol; and, when called, as `make_scorer`'s function and `add_shares` do.
     """
     made = make_protocol(protocol, input)
-    score = make_scorer(model, mesh, protocol=made, batch_size=batch_size, workers=workers)
+    own = own_mesh(mesh)
+    own_batch_size = -(-batch_size * own.size // mesh.size)
+    score = make_scorer(model, own, protocol=made, batch_size=own_batch_size, workers=workers)
     batch_size = divisible(batch_size, mesh)
     fetch = _make_fetch(mesh, batch_size, input)
 
@@ -61,7 +68,12 @@ def make_evaluator(
 
     def evaluate(variables: dict, split: Split, *, unreadable: str = "stop") -> dict[str, float]:
         if isinstance(split, Examples):
-            return errors_of(*score(variables, split, unreadable=unreadable))
+            copies = own_copies(variables, mesh)
+
+            def test(share: range) -> Sums:
+                return sums_of(*score(copies, split, unreadable=unreadable, share=share))
+
+            return add_shares(len(split), mesh, test, unreadable=unreadable)
         refuse_resident(made)
         sums = replicate(Sums.zero(), mesh)
         for start in range(0, len(split), batch_size):
@@ -76,6 +88,10 @@ def make_evaluator(
 
 def make_scorer(model: ResNet, mesh: Mesh, *, protocol: Protocol, batch_size: int, workers: int | None = None) -> Score:
     """Returns the function (variables, split) -> (scores float32 [n, classes], labels int32 [n]), in the split's order.
+
+    With `share`, a range, it scores that stretch of a split on disk alone. If the mesh has devices of several
+    processes, all call it together, and each gets the scores of all images, for which each decodes all images; where
+    sums will do, `make_evaluator` divides that work.
 
     Args:
       model: the net.
@@ -103,7 +119,9 @@ def make_scorer(model: ResNet, mesh: Mesh, *, protocol: Protocol, batch_size: in
     def score_batch(variables: dict, images, sizes):
         return protocol.scores(model, variables, images, sizes)
 
-    def score(variables: dict, split: Split, *, unreadable: str = "stop") -> tuple[np.ndarray, np.ndarray]:
+    def score(
+        variables: dict, split: Split, *, unreadable: str = "stop", share: range | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         if isinstance(split, Examples):
             if model.num_classes is None:
                 raise ValueError("a net without a classifier (num_classes=None) has no scores")
@@ -117,6 +135,7 @@ def make_scorer(model: ResNet, mesh: Mesh, *, protocol: Protocol, batch_size: in
                 batch_size=batch_size,
                 workers=workers,
                 unreadable=unreadable,
+                share=share,
             )
         refuse_resident(protocol)
         starts = range(0, len(split), resident_batch_size)

@@ -88,12 +88,17 @@ class Scores:
 
 def errors_of(logits: Float32[np.ndarray, "n classes"], labels: Int32[np.ndarray, " n"]) -> dict[str, float]:
     """{"loss", "error_top1", "error_top5", "count"} of scores that lie on the host, see `classification_sums`."""
+    return sums_of(logits, labels).means()
+
+
+def sums_of(logits: Float32[np.ndarray, "n classes"], labels: Int32[np.ndarray, " n"]) -> Sums:
+    """The sums of scores that lie on the host, of none too."""
     sums = Sums.zero()
     for start in range(0, len(labels), _ROWS_AT_ONCE):
         rows = slice(start, start + _ROWS_AT_ONCE)
         part = jnp.asarray(logits[rows]), jnp.asarray(labels[rows])
         sums = sums + classification_sums(*part, jnp.ones(len(part[1]), jnp.float32))
-    return sums.means()
+    return sums
 
 
 def ensemble(members: Sequence[Scores]) -> Scores:

@@ -30,13 +30,15 @@ def score_streamed(
     batch_size: int,
     workers: int | None,
     unreadable: str = "stop",
+    share: range | None = None,
 ) -> tuple[Float32[np.ndarray, "m classes"], Int32[np.ndarray, " m"]]:
-    """Scores every image of a split once.
+    """Scores every image of a split, or of a share of it, once.
 
     On the host wait, besides the scores [n, classes], what the workers decode ahead, and at most one unfinished batch
     for each shape of a part: center and ten_crop have one; multi_scale has for each scale as many as `padded_shape`,
     six unless an image is longer than four times its width. The unfinished ones are computed at the end as they are,
-    so there is one program for each shape. On several hosts each decodes all images.
+    so there is one program for each shape. If the mesh has devices of several processes, each decodes all images and
+    its devices take their rows of every batch.
 
     Args:
       score_batch: jitted (variables, uint8 images, sizes) -> scores on all devices, see `Protocol.scores`.
@@ -48,6 +50,7 @@ def score_streamed(
       batch_size: images of the net's own input size that the devices take at once; of larger parts they take fewer.
       workers: decoding processes, see `Stream`.
       unreadable: see `ViewedExamples`.
+      share: the images to be scored, one stretch of the split; None is all.
 
     Returns:
       Scores and labels in the split's order, of the images that could be decoded.
@@ -56,19 +59,20 @@ def score_streamed(
       UndecodableImage: for an image that cannot be decoded; the message names it.
       RuntimeError: if not every part of every image was scored once.
     """
+    share = range(len(examples)) if share is None else share
 
     def rows_of(batch_shape: tuple[int, ...]) -> int:
-        return divisible(min(len(examples), max(1, int(batch_size / protocol.work(batch_shape)))), mesh)
+        return divisible(min(len(share), max(1, int(batch_size / protocol.work(batch_shape)))), mesh)
 
     def score(images: np.ndarray, sizes: np.ndarray) -> Array:
         return score_batch(variables, _on_devices(images, mesh), _on_devices(sizes, mesh))
 
-    rows = _Rows(len(examples), num_classes, average=protocol.average)
-    labels = np.empty(len(examples), np.int32)
+    rows = _Rows(len(share), num_classes, average=protocol.average)
+    labels = np.empty(len(share), np.int32)
     batches = _Batches(score, rows, rows_of)
     parts_per_image = 1
-    readable = np.ones(len(examples), bool)
-    viewed = ViewedExamples(examples, protocol.view, size=protocol.images_per_part, unreadable=unreadable)
+    readable = np.ones(len(share), bool)
+    viewed = _ViewedShare(examples, protocol.view, share, size=protocol.images_per_part, unreadable=unreadable)
     with viewed.stream(workers=workers) as stream:
         for index, example in enumerate(example for several in stream for example in several):
             if example is None:
@@ -86,6 +90,20 @@ def score_streamed(
 def divisible(batch_size: int, mesh: Mesh) -> int:
     """The next multiple of the number of devices."""
     return -(-batch_size // mesh.size) * mesh.size
+
+
+class _ViewedShare(ViewedExamples):
+    """The parts of a stretch of a split."""
+
+    def __init__(self, examples: Examples, view: Callable[[bytes], Any], share: range, *, size: int, unreadable: str):
+        super().__init__(examples, view, size=size, unreadable=unreadable)
+        self.share = share
+
+    def __len__(self) -> int:
+        return -(-len(self.share) // self.size)
+
+    def __getitem__(self, part: int) -> list[tuple[Any, int] | None]:
+        return [self._viewed(index) for index in self.share[part * self.size : (part + 1) * self.size]]
 
 
 class _Batches:

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from resnet_jax.models.convolution import convolution
 from resnet_jax.models.dense import Fill, keep
+from resnet_jax.models.pooling import max_pool
 
 Norm = Callable[..., Callable[[Array], Array]]
 
@@ -70,7 +71,7 @@ class Stem(nn.Module):
             x = nn.relu(self.norm(name="norm")(x))
         if self.kind == "imagenet":
             padding = [(1, 1) if self.pool_padding == "both" else (0, 1 + side % 2) for side in x.shape[1:3]]
-            x = nn.max_pool(self.fill(x, -jnp.inf), (3, 3), (2, 2), padding)
+            x = max_pool(self.fill(x, -jnp.inf), padding)
         return self.fill(x)
 
 

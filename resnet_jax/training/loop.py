@@ -14,11 +14,12 @@ from resnet_jax.analysis.curves import plot_curves
 from resnet_jax.build import Parts
 from resnet_jax.checkpoints import Checkpoints
 from resnet_jax.distributed import replicate
-from resnet_jax.environment import determinism, environment, peak_memory
+from resnet_jax.environment import environment, peak_memory
 from resnet_jax.evaluation.evaluator import Evaluate, make_evaluator
 from resnet_jax.hosts.agreement import check_agreement
 from resnet_jax.hosts.peers import lost_peers_named
 from resnet_jax.records import read_record, write_record
+from resnet_jax.training.determinism import compiler_options, promises
 from resnet_jax.training.metrics_log import MetricsLog
 from resnet_jax.training.preemption import Preempted, Preemption
 from resnet_jax.training.saving import Saver
@@ -83,7 +84,8 @@ def train(config: Any, workdir: str | os.PathLike, *, writers: Sequence[Any] | N
         finally:
             parts.feed.close()
             run.writer.close()
-        record = run.record()
+        with lost_peers_named():
+            record = run.record()
         if jax.process_index() == 0:
             plot_curves(files.metrics, files.curves)
             write_record(files.record, record)
@@ -130,9 +132,13 @@ class _Run:
         self.log = MetricsLog(
             self.writer,
             batch_size=self.batch_size,
-            stop_at_non_finite=self.config.train.non_finite == "stop",
+            most_skipped=0 if self.config.train.non_finite == "stop" else self.config.train.most_skipped,
             start_step=self.first_step,
         )
+
+    @property
+    def promises(self) -> str:
+        return promises(self.config.train.determinism)
 
     @property
     def total(self) -> int:
@@ -145,7 +151,7 @@ class _Run:
     def open_writers(self, files: Workdir, more: Sequence[Any]) -> list[Any]:
         """Those of process 0."""
         devices = f"{jax.process_count()} process{'es' * (jax.process_count() > 1)}, {jax.device_count()} devices"
-        print(f"from step {self.first_step}, {devices}, determinism {determinism()}", file=sys.stderr, flush=True)
+        print(f"from step {self.first_step}, {devices}, determinism {self.promises}", file=sys.stderr, flush=True)
         resume = self.first_step or None
         return [
             JsonLinesWriter(files.metrics, resume_step=resume),
@@ -227,14 +233,22 @@ class _Run:
     def compile(self, length: int, arguments: tuple) -> Any:
         begun = time.perf_counter()
         with self.not_training(), self.watchdog.phase("compile"):
-            compiled = self.parts.make_call(length).lower(*arguments).compile()
+            compiled = (
+                self.parts.make_call(length).lower(*arguments).compile(compiler_options(self.config.train.determinism))
+            )
         self.compile_seconds += time.perf_counter() - begun
         return compiled
 
     def test_errors(self) -> dict[str, dict[str, float]]:
         """Loss and errors of the validation and test splits, by split."""
         held_out = {split: data for split, data in self.parts.splits.items() if split != "train"}
-        return {split: self.evaluate(self.state.evaluated_variables, data) for split, data in held_out.items()}
+        variables = self.tested_variables()
+        return {split: self.evaluate(variables, data) for split, data in held_out.items()}
+
+    def tested_variables(self) -> dict:
+        """Whole on every device."""
+        variables = self.state.evaluated_variables
+        return variables if self.config.train.sharding == "none" else replicate(variables, self.parts.mesh)
 
     def evaluate_held_out(self, *, steer: bool) -> dict[str, float]:
         """Tests and writes; the best checkpoint goes by the validation error, or else the test error.
@@ -260,7 +274,7 @@ class _Run:
     def tested_record(self) -> dict:
         # What training leaves out cannot be tested either; the count says how many are left.
         train = self.evaluate(
-            self.state.evaluated_variables, self.parts.splits["train"], unreadable=self.config.data.unreadable
+            self.tested_variables(), self.parts.splits["train"], unreadable=self.config.data.unreadable
         )
         tested = {
             split: {key: errors[key] for key in ("error_top1", "error_top5", "count")} | {"protocol": "center"}
@@ -283,6 +297,6 @@ class _Run:
             "compile_seconds": self.compile_seconds,
             "unreadable_images": int(self.state.unreadable),
             "pixel_statistics": self.parts.input.source,
-            "determinism": determinism(),
+            "determinism": self.promises,
             **peak_memory(),
         }

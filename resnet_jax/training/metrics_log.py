@@ -26,14 +26,15 @@ class MetricsLog:
     Args:
       writer: has `write_scalars(step, scalars)`.
       batch_size: examples per step.
-      stop_at_non_finite: raise when an update was skipped because its loss or gradients were not finite.
+      most_skipped: raise when more updates than these were left out in a row, because their losses or gradients were
+        not finite; 0 raises at the first.
       start_step: steps done before.
     """
 
-    def __init__(self, writer: Any, *, batch_size: int, stop_at_non_finite: bool, start_step: int):
+    def __init__(self, writer: Any, *, batch_size: int, most_skipped: int, start_step: int):
         self._writer = writer
         self._batch_size = batch_size
-        self._stop = stop_at_non_finite
+        self._most_skipped = most_skipped
         self._pending: deque[_Line] = deque()
         self._last_step = start_step
         self._left_out = 0.0
@@ -59,13 +60,21 @@ class MetricsLog:
         self._left_out += seconds
 
     def check(self, progress: Progress) -> None:
-        """Raises FloatingPointError if an update was skipped and the run is to stop then; waits for the device."""
-        if self._stop and int(progress.skipped):
-            step, loss = int(progress.bad_step) + 1, float(progress.bad_loss)
+        """Raises FloatingPointError if too many updates were skipped in a row; waits for the device."""
+        if int(progress.skipped_in_a_row) <= self._most_skipped:
+            return
+        step, loss, rate = int(progress.bad_step) + 1, float(progress.bad_loss), float(progress.learning_rate)
+        problem = f"step {step}: the loss or a gradient is not finite (loss {loss}, learning rate {rate:g})"
+        if self._most_skipped == 0:
             raise FloatingPointError(
-                f"step {step}: the loss or a gradient is not finite (loss {loss}); the update was not made. "
-                "Lower schedule.learning_rate, or set train.non_finite=skip to leave such updates out"
+                f"{problem}; the update was not made. Lower schedule.learning_rate, or set train.non_finite=skip to "
+                "leave such updates out"
             )
+        raise FloatingPointError(
+            f"{problem}, and so it went on: {int(progress.skipped_in_a_row)} updates in a row were left out, more than "
+            f"train.most_skipped={self._most_skipped}. Parameters, statistics and momentum are as before the first of "
+            "them; lower schedule.learning_rate, and start again from a checkpoint before it in another workdir"
+        )
 
     def _write(self, line: _Line) -> None:
         ready, progress = line.ready.result(), line.progress

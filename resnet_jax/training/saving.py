@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
 from resnet_jax.checkpoints import CheckpointError, Checkpoints
@@ -84,7 +85,9 @@ class Saver:
     def _compare(self, step: int, state: Any) -> None:
         if self._find_astray is None:
             return
-        if astray := self._find_astray(state):
+        # What is divided among the devices has no other copy.
+        copies = [leaf for leaf in jax.tree.leaves(state) if leaf.sharding.is_fully_replicated]
+        if astray := self._find_astray(copies):
             raise ReplicasDiffer(
                 f"step {step}: the state on {', '.join(map(str, astray))} is not that of the other devices, so one of "
                 "them has computed or kept something wrong. It was not saved; the same command goes on from the last "

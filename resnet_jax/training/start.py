@@ -9,9 +9,11 @@ import jax
 
 from resnet_jax.build import Parts, build
 from resnet_jax.config import flatten
+from resnet_jax.distributed import replicate
 from resnet_jax.environment import source_digest
 from resnet_jax.hosts.agreement import check_agreement
 from resnet_jax.hosts.fingerprint import fingerprint
+from resnet_jax.training.determinism import check_threads, promises
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.workdir_lock import lock_workdir
 from resnet_jax.workdir import Workdir, may_differ
@@ -45,6 +47,7 @@ def started(config: Any, files: Workdir) -> Iterator[tuple[Parts, TrainState]]:
         facts: dict[str, str] = {}
         problem: Exception | None = None
         try:
+            check_threads(config.train.determinism)
             parts = build(config)
             state = parts.initial_state()
             facts = _facts(parts, state)
@@ -73,11 +76,13 @@ def _facts(parts: Parts, state: TrainState) -> dict[str, str]:
     keys = {key: repr(value) for key, value in flatten(parts.config).items() if not may_differ(key)}
     versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
     input = {"mean": parts.input.mean, "std": parts.input.std}
+    whole = replicate(state.variables, parts.mesh)
     return {
         **keys,
         **versions,
         "source files of resnet_jax": source_digest(),
+        "determinism": promises(parts.config.train.determinism),
         "data set's files": parts.data,
         "mean and std of the images": fingerprint(input),
-        "initial parameters": fingerprint(state.variables),
+        "initial parameters": fingerprint(whole),
     }

@@ -23,6 +23,7 @@ class TrainState(flax.struct.PyTreeNode):
       schedule_state: the schedule's, e.g. whether the 110-layer warm-up is over.
       ema: moving averages of parameters and statistics, {"params", "batch_stats"}; {} where none are kept.
       unreadable: training images that came with weight 0, because they could not be decoded, int32.
+      skipped: updates left out without one between that was made, int32; 0 after one that was.
     """
 
     step: Any
@@ -32,6 +33,7 @@ class TrainState(flax.struct.PyTreeNode):
     schedule_state: Any
     ema: Any
     unreadable: Any
+    skipped: Any
 
     @classmethod
     def create(
@@ -48,6 +50,7 @@ class TrainState(flax.struct.PyTreeNode):
             # Copies: a buffer in two places of the state could not be donated.
             ema=jax.tree.map(jnp.array, averaged) if ema else {},
             unreadable=jnp.zeros((), jnp.int32),
+            skipped=jnp.zeros((), jnp.int32),
         )
 
     @property
@@ -80,6 +83,7 @@ class Progress(flax.struct.PyTreeNode):
       skipped: updates left out because the loss or a gradient was not finite, int32.
       bad_step: the first of them, int32; -1 if none.
       bad_loss: its loss, float32.
+      skipped_in_a_row: the most updates left out without one between that was made, int32.
       learning_rate: of the last step, float32.
       unreadable: images that could not be decoded, int32.
     """
@@ -88,6 +92,7 @@ class Progress(flax.struct.PyTreeNode):
     skipped: Any
     bad_step: Any
     bad_loss: Any
+    skipped_in_a_row: Any
     learning_rate: Any
     unreadable: Any
 
@@ -99,20 +104,21 @@ class Progress(flax.struct.PyTreeNode):
             skipped=jnp.zeros((), jnp.int32),
             bad_step=jnp.full((), -1, jnp.int32),
             bad_loss=jnp.zeros((), jnp.float32),
+            skipped_in_a_row=jnp.zeros((), jnp.int32),
             learning_rate=jnp.zeros((), jnp.float32),
             unreadable=jnp.zeros((), jnp.int32),
         )
 
-    def add(
-        self, sums: Sums, *, finite: Array, step: Array, loss: Array, learning_rate: Array, unreadable: Array
-    ) -> "Progress":
-        """Counts one batch."""
+    def add(self, sums: Sums, *, state: TrainState, loss: Array, learning_rate: Array, unreadable: Array) -> "Progress":
+        """Counts one batch, with the state after it."""
+        finite, step = state.skipped == 0, state.step - 1
         first_bad = ~finite & (self.skipped == 0)
         return Progress(
             sums=jax.tree.map(lambda old, new: jnp.where(finite, old + new, old), self.sums, sums),
             skipped=self.skipped + ~finite,
             bad_step=jnp.where(first_bad, step, self.bad_step),
             bad_loss=jnp.where(first_bad, loss, self.bad_loss),
+            skipped_in_a_row=jnp.maximum(self.skipped_in_a_row, state.skipped),
             learning_rate=learning_rate,
             unreadable=self.unreadable + unreadable,
         )

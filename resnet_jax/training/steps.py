@@ -6,18 +6,20 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array
 
 from resnet_jax.data.batch import Batch
 from resnet_jax.data.device_augment import Prepare
 from resnet_jax.data.resident import BatchAt, ResidentData
-from resnet_jax.distributed import replicated
+from resnet_jax.distributed import replicated, split_batch
 from resnet_jax.evaluation.metrics import classification_sums
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.random_keys import named_key
 from resnet_jax.training.losses import loss_named
+from resnet_jax.training.ordered_sum import sum_in_order
 from resnet_jax.training.schedules import Schedule
+from resnet_jax.training.sharding import collect, distribute, lay_out
 from resnet_jax.training.state import Progress, TrainState
 
 TrainStep = Callable[[TrainState, Progress, Batch], tuple[TrainState, Progress]]
@@ -33,6 +35,8 @@ def make_train_step(
     label_smoothing: float = 0.0,
     ema_decay: float = 0.0,
     accumulation_steps: int = 1,
+    sharding: str = "none",
+    ordered: bool = False,
     mesh: Mesh | None = None,
 ) -> TrainStep:
     """Returns the pure function (state, progress, batch) -> (state, progress) of one update.
@@ -52,13 +56,22 @@ def make_train_step(
       accumulation_steps: parts that a batch is worked through in, where the whole needs too much memory. The update
         is the whole batch's, but for rounding and dropout: statistics are those of the same groups of
         `model.bn_group_size` examples, and the running ones move once, towards the average over all groups.
-      mesh: devices that share the batch, which only several parts have to know; None is one device.
+      ordered: work through each group of `model.bn_group_size` examples by itself and add the groups in one order, so
+        that no bit of the state depends on how many devices and processes share the batch, see `sum_in_order`. The
+        update is the whole batch's, but for rounding and dropout. Needs the mesh, and no accumulation.
+      sharding: what is divided among the devices, see `state_shardings`.
+      mesh: devices that share the batch, which several parts and a divided state have to know; None is one device.
 
     Raises:
-      ValueError: for an unknown loss. From the function: for a batch that does not split into the parts; for an
-        `ema_decay` and a state without averages.
+      ValueError: for an unknown loss; for `ordered` without what it needs. From the function: for a batch that
+        does not split into the parts; for an `ema_decay` and a state without averages.
     """
     sum_losses, dropout_key = loss_named(loss), named_key(seed, "dropout")
+    if ordered and (mesh is None or model.bn_group_size is None or accumulation_steps != 1):
+        raise ValueError(
+            "ordered=True needs a mesh, a bn_group_size and accumulation_steps=1, not "
+            f"mesh={mesh}, bn_group_size={model.bn_group_size}, accumulation_steps={accumulation_steps}"
+        )
 
     def differentiate(state: TrainState, batch: Batch, weight: Array, key: Array):
         """Loss over `weight`, sums and running statistics of a batch or a part of one, and the loss's gradients."""
@@ -75,7 +88,8 @@ def make_train_step(
             total = sum_losses(logits, batch.label, batch.weight, **options)
             return total / weight, (logits, updated.get("batch_stats", {}))
 
-        (mean_loss, (logits, batch_stats)), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
+        params = collect(state.params, mesh, sharding)
+        (mean_loss, (logits, batch_stats)), gradients = jax.value_and_grad(objective, has_aux=True)(params)
         return mean_loss, classification_sums(logits, batch.label, batch.weight), batch_stats, gradients
 
     def train_step(state: TrainState, progress: Progress, batch: Batch) -> tuple[TrainState, Progress]:
@@ -85,7 +99,17 @@ def make_train_step(
         # A batch without a readable image is no reason to divide by 0.
         weight = jnp.maximum(jnp.sum(batch.weight), 1.0)
         unreadable = jnp.sum(batch.weight == 0, dtype=jnp.int32)
-        if accumulation_steps == 1:
+        if ordered:
+            assert mesh is not None and model.bn_group_size is not None
+            mean_loss, sums, batch_stats, gradients = sum_in_order(
+                lambda group, index: differentiate(state, group, weight, jax.random.fold_in(key, index)),
+                batch,
+                group_size=model.bn_group_size,
+                mesh=mesh,
+            )
+            groups = batch.weight.shape[0] // model.bn_group_size
+            batch_stats = jax.tree.map(lambda total: total / groups, batch_stats)
+        elif accumulation_steps == 1:
             mean_loss, sums, batch_stats, gradients = differentiate(state, batch, weight, key)
         else:
             parts = _cut(batch, accumulation_steps, mesh, model)
@@ -95,22 +119,27 @@ def make_train_step(
             # Each part moved the same running statistics by a linear rule: the mean is the move of all groups at once.
             batch_stats = jax.tree.map(lambda total: total / accumulation_steps, batch_stats)
 
+        gradients = distribute(gradients, mesh, sharding)
         finite = jnp.isfinite(mean_loss) & jnp.isfinite(optax.tree.norm(gradients))
         directions, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         rate = schedule.learning_rate(state.schedule_state, state.step)
         new = state.replace(
             params=jax.tree.map(lambda w, v: w - rate * v, state.params, directions),
-            batch_stats=batch_stats,
+            # A mean of constants is not always the constant: the sum was rounded.
+            batch_stats=state.batch_stats if model.norm == "frozen" else batch_stats,
             opt_state=opt_state,
             schedule_state=schedule.after_step(state.schedule_state, state.step, sums.errors_top1, sums.count),
         )
         if state.ema:
             new = new.averaged(ema_decay)
         kept = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
-        progress = progress.add(
-            sums, finite=finite, step=state.step, loss=mean_loss, learning_rate=rate, unreadable=unreadable
+        kept = kept.replace(
+            step=state.step + 1,
+            unreadable=state.unreadable + unreadable,
+            skipped=jnp.where(finite, 0, state.skipped + 1),
         )
-        return kept.replace(step=state.step + 1, unreadable=state.unreadable + unreadable), progress
+        progress = progress.add(sums, state=kept, loss=mean_loss, learning_rate=rate, unreadable=unreadable)
+        return kept, progress
 
     return train_step
 
@@ -137,11 +166,7 @@ def _cut(batch: Batch, parts: int, mesh: Mesh | None, model: ResNet) -> Batch:
     def cut(leaf):
         leaf = jnp.moveaxis(leaf.reshape(devices, parts, rows, *leaf.shape[1:]), 1, 0)
         leaf = leaf.reshape(parts, devices * rows, *leaf.shape[3:])
-        return (
-            leaf
-            if mesh is None
-            else jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, PartitionSpec(None, "data")))
-        )
+        return leaf if mesh is None else jax.lax.with_sharding_constraint(leaf, split_batch(mesh, axis=1))
 
     return jax.tree.map(cut, batch)
 
@@ -158,13 +183,16 @@ def _add_up(function: Callable, parts: Batch):
     return jax.lax.scan(add, zeros, (parts, jnp.arange(count)))[0]
 
 
-def make_resident_step(train_step: TrainStep, batch_at: BatchAt, mesh: Mesh, *, steps_per_call: int = 1):
+def make_resident_step(
+    train_step: TrainStep, batch_at: BatchAt, mesh: Mesh, *, sharding: str = "none", steps_per_call: int = 1
+):
     """Jits one or more updates that fetch and augment their batches from a data set in device memory.
 
     Args:
       train_step: from `make_train_step`.
       batch_at: from `make_batch_at`.
-      mesh: devices; each batch is split over them, all else is replicated.
+      mesh: devices; each batch is split over them.
+      sharding: of the state, see `state_shardings`.
       steps_per_call: updates per call; more than one run as a loop on the device.
 
     Returns:
@@ -173,9 +201,10 @@ def make_resident_step(train_step: TrainStep, batch_at: BatchAt, mesh: Mesh, *, 
     """
 
     def one(data: ResidentData, orders, epoch_start, state, progress):
-        return train_step(state, progress, batch_at(data, orders, epoch_start, state.step))
+        state, progress = train_step(state, progress, batch_at(data, orders, epoch_start, state.step))
+        return lay_out(state, mesh, sharding), progress
 
-    @partial(jax.jit, donate_argnums=(0, 1), out_shardings=replicated(mesh))
+    @partial(jax.jit, donate_argnums=(0, 1), out_shardings=(None, replicated(mesh)))
     def call(state: TrainState, progress: Progress, data: ResidentData, orders, epoch_start):
         if steps_per_call == 1:
             return one(data, orders, epoch_start, state, progress)
@@ -185,21 +214,23 @@ def make_resident_step(train_step: TrainStep, batch_at: BatchAt, mesh: Mesh, *, 
     return call
 
 
-def make_streamed_step(train_step: TrainStep, prepare: Prepare, mesh: Mesh):
+def make_streamed_step(train_step: TrainStep, prepare: Prepare, mesh: Mesh, *, sharding: str = "none"):
     """Jits one update on a batch of images that comes from the host.
 
     Args:
       train_step: from `make_train_step`.
       prepare: from `make_prepare`: (images, labels, weights, step) -> batch.
-      mesh: devices; the state is replicated.
+      mesh: devices that share the batch.
+      sharding: of the state, see `state_shardings`.
 
     Returns:
       A jitted function (state, progress, images, labels, weights) -> (state, progress); the first two arguments are
       donated; the others are uint8 [n, h, w, c], int32 [n] and float32 [n], split over the devices.
     """
 
-    @partial(jax.jit, donate_argnums=(0, 1), out_shardings=replicated(mesh))
+    @partial(jax.jit, donate_argnums=(0, 1), out_shardings=(None, replicated(mesh)))
     def call(state: TrainState, progress: Progress, images, labels, weights):
-        return train_step(state, progress, prepare(images, labels, weights, state.step))
+        state, progress = train_step(state, progress, prepare(images, labels, weights, state.step))
+        return lay_out(state, mesh, sharding), progress
 
     return call

@@ -1,0 +1,53 @@
+"""The maximum of nine slices is XLA's own maximum, bit for bit; and on a GPU nothing adds in any order."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from resnet_jax.models import pooling
+from resnet_jax.models.pooling import max_pool
+
+BOTH, END = ((1, 1), (1, 1)), ((0, 1), (0, 1))
+
+
+def gradient(pool):
+    """Of a sum in which every output has its own weight."""
+
+    def total(x):
+        y = pool(x)
+        return jnp.sum(y * jnp.arange(1, y.size + 1, dtype=y.dtype).reshape(y.shape) / y.size)
+
+    return jax.jit(jax.grad(total))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("padding", "sides"), [(BOTH, (16, 16)), (BOTH, (9, 14)), (END, (16, 12))])
+def test_values_and_gradients_are_those_of_xla_bit_for_bit(dtype, padding, sides):
+    # After a ReLU half of the values are equal.
+    x = nn.relu(jax.random.normal(jax.random.key(0), (4, *sides, 3))).astype(dtype)
+
+    def slices(x):
+        return pooling._largest_slice(x, padding=padding)
+
+    def own(x):
+        return nn.max_pool(x, (3, 3), (2, 2), padding)
+
+    for made, wanted in ((jax.jit(slices)(x), own(x)), (gradient(slices)(x), gradient(own)(x))):
+        np.testing.assert_array_equal(np.asarray(made, np.float32), np.asarray(wanted, np.float32))
+
+
+@pytest.mark.parametrize("place", [(0, 0), (3, 4), (7, 7)])
+def test_what_is_not_a_number_is_not_lost(place):
+    x = jnp.zeros((1, 8, 8, 1)).at[0, *place, 0].set(jnp.nan)
+    assert bool(jnp.isnan(pooling._largest_slice(x, padding=BOTH)).any())
+
+
+@pytest.mark.parametrize(("platform", "scatters"), [("cuda", False), ("rocm", False), ("cpu", True), ("tpu", True)])
+def test_a_gpu_s_program_scatters_nothing(platform, scatters):
+    x = jnp.zeros((2, 8, 8, 3))
+    program = gradient(lambda x: max_pool(x, BOTH)).trace(x).lower(lowering_platforms=(platform,)).as_text()
+    assert bool(re.search("scatter", program)) == scatters
