@@ -20,7 +20,7 @@ from resnet_jax.data.input_description import InputDescription, describe_input
 from resnet_jax.data.resident import BatchAt, ResidentData, make_batch_at
 from resnet_jax.data.statistics import PixelStatistics, describe_streamed_input, statistics_of
 from resnet_jax.data.streaming import TrainBatches
-from resnet_jax.distributed import data_mesh, local_rows, replicate
+from resnet_jax.distributed import data_mesh, local_rows, place, replicate
 from resnet_jax.models.registry import create_model, initialize
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.random_keys import named_key
@@ -68,15 +68,14 @@ class Parts:
     make_call: Callable[[int], Any]
     steps_per_call: int
 
-    def initial_state(self) -> TrainState:
-        """The state before step 1, on all devices: whole on each, or what `train.sharding` divides, divided."""
-        variables = initialize(self.model, named_key(self.config.seed, "parameters"), self.input.image_shape)
-        state = replicate(build_state(self.config, variables), self.mesh)
-        sharding = self.config.train.sharding
-        if sharding == "none":
-            return state
-        layout = state_shardings(state, self.mesh, sharding)
-        return jax.jit(lambda state: state, out_shardings=layout)(state)
+    def initial_variables(self) -> dict:
+        """Parameters and statistics before step 1, as this process makes them by itself."""
+        return initialize(self.model, named_key(self.config.seed, "parameters"), self.input.image_shape)
+
+    def initial_state(self, variables: dict | None = None) -> TrainState:
+        """The state before step 1, of these variables or the initial ones, on all devices as `train.sharding` says."""
+        state = build_state(self.config, self.initial_variables() if variables is None else variables)
+        return place(state, state_shardings(state, self.mesh, self.config.train.sharding))
 
 
 def build(config: Any) -> Parts:
@@ -96,6 +95,11 @@ def build(config: Any) -> Parts:
             split_size(info, split)
     config = configs.resolve(config, train_examples=train_examples, device_count=jax.device_count())
     mesh = data_mesh(slices=config.train.slices)
+    if config.train.sharding != "none" and mesh.shape["data"] == 1 < mesh.size:
+        raise ValueError(
+            f"train.sharding={config.train.sharding}: every slice has one device, so that nothing is divided; choose "
+            "fewer slices (train.slices=1)"
+        )
     model = build_model(config, num_classes=info.num_classes)
     build_data = {"resident": _resident_parts, "streamed": _streamed_parts}[config.data.pipeline]
     parts = build_data(config, info, mesh, build_train_step(config, model, mesh))

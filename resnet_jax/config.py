@@ -139,7 +139,20 @@ def _check_contradictions(values: Mapping[str, Any]) -> None:
         KEYS["train.most_skipped"].default
     ):
         raise ValueError(f"train.most_skipped={most}: needs train.non_finite=skip, not stop")
+    if values["train.slices"] is not None and values["train.sharding"] == "none":
+        raise ValueError(
+            f"train.slices={values['train.slices']}: needs train.sharding=optimizer or parameters, not none"
+        )
     if values["train.determinism"] == "topology":
+        if values["model.norm"] == "frozen":
+            raise ValueError(
+                "train.determinism=topology: works by batch norm's groups, which model.norm=frozen has not"
+            )
+        if values["schedule.name"] == "plateau":
+            raise ValueError(
+                "train.determinism=topology: not with schedule.name=plateau, whose drops follow test errors, and those "
+                "may differ by rounding; choose piecewise or cosine"
+            )
         if values["model.bn_group_size"] is None:
             raise ValueError(
                 "train.determinism=topology: needs model.bn_group_size (32 in the paper), the examples that are never "

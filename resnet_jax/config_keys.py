@@ -87,7 +87,9 @@ KEYS: dict[str, Rule] = {
     "train.steps_per_dispatch": Rule("int", None, "None: by backend", minimum=1, none=True),
     "train.non_finite": Rule("str", "stop", "a non-finite loss: stop, or skip the update", ("stop", "skip")),
     "train.most_skipped": Rule("int", 100, "non_finite=skip: more updates in a row end the run", minimum=1),
-    "train.determinism": Rule("str", "default", "topology: needs model.bn_group_size; see the README", DETERMINISM),
+    "train.determinism": Rule(
+        "str", "default", "repeatable: on GPUs, too; topology: the same bits on any devices", DETERMINISM
+    ),
     "train.sharding": Rule("str", "none", "what is divided among the devices, not copied", SHARDINGS),
     "train.slices": Rule("int", None, "device groups with a fast network; None: by device", minimum=1, none=True),
     "train.accumulation_steps": Rule("int", 1, "parts of a batch, one after the other", minimum=1),

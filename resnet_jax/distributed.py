@@ -1,5 +1,6 @@
 """The mesh of devices and how arrays lie on it: the state on all of them, a batch split over them."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,21 +18,26 @@ def data_mesh(devices: Sequence[jax.Device] | None = None, *, slices: int | None
 
     Args:
       devices: default: all.
-      slices: number of groups; None takes what the devices say: the slices of Cloud TPUs, hosts with GPUs.
+      slices: number of groups; None takes what the devices say, which are the slices of Cloud TPUs and hosts with GPUs,
+        if all are of one size and of several devices; else all devices are one group.
 
     Returns:
       A mesh in which the devices of one process lie side by side.
 
     Raises:
-      ValueError: the devices do not form so many groups of one size.
+      ValueError: the devices do not form so many groups of one size, or a process would be in two of them.
     """
     devices = jax.devices() if devices is None else devices
     devices = sorted(devices, key=lambda device: (_slice(device), device.process_index))
-    count = len({_slice(device) for device in devices}) if slices is None else slices
+    count = _slices_of(devices) if slices is None else slices
     if len(devices) % count:
-        given = "" if slices is None else f"train.slices={slices}: "
-        raise ValueError(f"{given}{len(devices)} devices do not form {count} slices of one size; choose a divisor")
-    grid = np.asarray(devices).reshape(count, len(devices) // count)
+        raise ValueError(f"train.slices={count}: {len(devices)} devices do not form so many groups of one size")
+    grid = np.asarray(devices).reshape(count, -1)
+    owners = [{device.process_index for device in row} for row in grid]
+    if slices is not None and jax.process_count() > 1 and sum(map(len, owners)) > len(set.union(*owners)):
+        raise ValueError(
+            f"train.slices={count}: a process's devices would be in two of them; choose a divisor of hosts"
+        )
     return Mesh(grid, ("slices", "data"), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
@@ -63,25 +69,38 @@ def divided(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(sharding, tree)
 
 
-def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Puts a copy of every leaf on every device; none shares memory with the original or with another leaf.
+def place(tree: Any, shardings: Any) -> Any:
+    """Puts every leaf on the devices as its sharding says; none shares memory with the original or with another leaf.
 
     So the copies can be donated: a buffer that two leaves share cannot, and crashes some backends. On several processes
-    each gives the same values, which is not compared here.
+    each gives the same values, which is not compared here, and waits for no other.
     """
-    sharding = replicated(mesh)
-    copy = jax.jit(jnp.copy, out_shardings=sharding)
 
-    def own(leaf):
+    def own(leaf, sharding):
         if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-            return copy(leaf)
+            return jax.jit(jnp.copy, out_shardings=sharding)(leaf)
         if jax.process_count() > 1:
             values = np.array(leaf)
             return jax.make_array_from_callback(values.shape, sharding, values.__getitem__)
         # `device_put` alone keeps the original's buffer on the device where it already is.
         return jax.device_put(jnp.copy(leaf) if isinstance(leaf, jax.Array) else leaf, sharding)
 
-    return jax.tree.map(own, tree)
+    return jax.tree.map(own, tree, shardings)
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """As `place`, a whole copy on every device."""
+    return place(tree, jax.tree.map(lambda _: replicated(mesh), tree))
+
+
+def collected(tree: Any, mesh: Mesh) -> Any:
+    """The leaves whole on every device; those that are stay as they are. All processes call it together."""
+    leaves, structure = jax.tree.flatten(tree)
+    parts = {index: leaf for index, leaf in enumerate(leaves) if not leaf.is_fully_replicated}
+    if parts:
+        whole = jax.jit(_same, out_shardings=replicated(mesh))(parts)
+        leaves = [whole.get(index, leaf) for index, leaf in enumerate(leaves)]
+    return jax.tree.unflatten(structure, leaves)
 
 
 def local_rows(batch_size: int, mesh: Mesh) -> range:
@@ -89,6 +108,15 @@ def local_rows(batch_size: int, mesh: Mesh) -> range:
     share = batch_size // mesh.size
     own = [i for i, device in enumerate(mesh.devices.flat) if device.process_index == jax.process_index()]
     return range(own[0] * share, (own[-1] + 1) * share)
+
+
+def _same(tree):
+    return tree
+
+
+def _slices_of(devices: Sequence[Any]) -> int:
+    sizes = Counter(map(_slice, devices))
+    return len(sizes) if len(set(sizes.values())) == 1 and len(sizes) < len(devices) else 1
 
 
 def _slice(device: Any) -> int:

@@ -12,8 +12,11 @@ from resnet_jax.config_files import from_json, to_json
 from resnet_jax.data.input_description import InputDescription
 
 # Where the data lies and how many processes decode it may differ between machines without changing the run, as may how
-# long they take; and what is to be done at a fault, of which there was none before it was answered with a stop.
-MAY_DIFFER = ("data.data_dir", "data.statistics", "data.workers", "data.unreadable", "train.non_finite", "limits")
+# long they take.
+MAY_DIFFER = ("data.data_dir", "data.statistics", "data.workers", "limits")
+# All hosts must have alike, but a run may go on with another: how the state lies on the devices, and what is to be done
+# at a fault, of which there was none before it was answered with a stop.
+MAY_CHANGE = ("train.sharding", "train.slices", "train.most_skipped", "train.non_finite", "data.unreadable")
 
 
 class Workdir:
@@ -54,7 +57,8 @@ class Workdir:
             return
         theirs = self.read_config()
         differing = differing_keys(theirs, config)
-        keys = [key for key in differing if not may_differ(key) and not key.startswith("steps.")]
+        free = [key for key in differing if may_differ(key) or key in MAY_CHANGE or key.startswith("steps.")]
+        keys = [key for key in differing if key not in free]
         if keys:
             listed = "; ".join(f"{key}: {_value(theirs, key)!r} there, {_value(config, key)!r} now" for key in keys)
             raise ValueError(
@@ -105,7 +109,7 @@ class Workdir:
 
 
 def may_differ(key: str) -> bool:
-    """Whether a config key may have another value where a run goes on, or on another of its hosts."""
+    """Whether a config key may have another value on another host of a run, or where it goes on."""
     return key in MAY_DIFFER or key.partition(".")[0] in MAY_DIFFER
 
 

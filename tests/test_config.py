@@ -59,6 +59,12 @@ def resolved_steps(*, train_examples=50_000, device_count=1, **values):
         ),
         ({"train__most_skipped": 5}, "train.most_skipped=5: needs train.non_finite=skip, not stop"),
         ({"train__determinism": "topology"}, "train.determinism=topology: needs model.bn_group_size"),
+        ({"train__determinism": "topology", "model__norm": "frozen"}, "groups, which model.norm=frozen has not"),
+        (
+            {"train__determinism": "topology", "model__bn_group_size": 8, "schedule__name": "plateau"},
+            "train.determinism=topology: not with schedule.name=plateau",
+        ),
+        ({"train__slices": 2}, "train.slices=2: needs train.sharding=optimizer or parameters, not none"),
         (
             {"train__determinism": "topology", "model__bn_group_size": 8, "train__sharding": "optimizer"},
             "train.sharding=optimizer: must be none with train.determinism=topology",

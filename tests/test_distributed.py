@@ -27,7 +27,7 @@ def test_the_batch_is_divided_over_all_slices_in_the_devices_order(slices):
 
 
 def test_slices_of_different_size_are_refused():
-    with pytest.raises(ValueError, match="train.slices=3: 8 devices do not form 3 slices of one size"):
+    with pytest.raises(ValueError, match="train.slices=3: 8 devices do not form so many groups of one size"):
         data_mesh(slices=3)
 
 
@@ -53,6 +53,25 @@ def test_a_process_has_the_rows_of_its_own_devices_wherever_its_slice_is(monkeyp
         monkeypatch.setattr(jax, "process_index", lambda process=process: process)
         rows[process] = local_rows(32, mesh)
     assert rows == {1: range(8), 2: range(8, 16), 0: range(16, 24), 3: range(24, 32)}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shape"),
+    [((4, 4), (2, 4)), ((8, 4, 4), (1, 16)), ((1, 1, 1), (1, 3)), ((8,), (1, 8)), ((2, 2, 2), (3, 2))],
+)
+def test_slices_are_the_devices_own_where_they_are_alike(monkeypatch, sizes, shape):
+    """Hosts with GPUs are slices; of several sizes, or of one device each, they would divide nothing well."""
+    devices = [Device(index, index) for index, size in enumerate(sizes) for _ in range(size)]
+    monkeypatch.setattr(jax, "devices", lambda: devices)
+    assert data_mesh().devices.shape == shape
+
+
+def test_a_slice_does_not_end_within_a_process(monkeypatch):
+    monkeypatch.setattr(jax, "devices", lambda: [Device(0, process) for process in (0, 0, 1, 1)])
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert data_mesh(slices=2).devices.shape == (2, 2)
+    with pytest.raises(ValueError, match="train.slices=4: a process's devices would be in two of them"):
+        data_mesh(slices=4)
 
 
 @pytest.mark.parametrize("devices", [1, 8])

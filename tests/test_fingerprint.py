@@ -102,8 +102,24 @@ def test_without_a_majority_all_are_named():
 
 def test_what_is_not_replicated_is_refused():
     sharded = jax.device_put(jnp.zeros(8), split_batch(MESH))
-    with pytest.raises(ValueError, match=r"\['weights'\]: .* is not a copy on every device"):
+    with pytest.raises(ValueError, match=r"\['weights'\]: .* has no copies"):
         CHECK({"weights": sharded})
+
+
+def test_parts_are_compared_with_their_copies_in_other_slices():
+    mesh = data_mesh(jax.devices()[:6], slices=3)
+    check, sharding = make_replica_check(mesh), NamedSharding(mesh, PartitionSpec("data"))
+    halves = [normal(4), normal(4) + 1]
+    copies = [halves[position % 2].copy() for position in range(6)]
+
+    def tree():
+        placed = [jax.device_put(half, device) for half, device in zip(copies, mesh.devices.flat, strict=True)]
+        divided = jax.make_array_from_single_device_arrays((8,), sharding, placed)
+        return {"divided": divided, "whole": replicate(jnp.ones(3), mesh)}
+
+    assert check(tree()) == []
+    copies[3].view(np.uint32)[1] ^= 1
+    assert check(tree()) == [Replica(3, 0)]
 
 
 def test_a_replica_in_words():

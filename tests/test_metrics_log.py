@@ -19,8 +19,13 @@ class Lines:
 
 def progress(*, skipped=0):
     sums = Sums(loss=jnp.float32(8), errors_top1=jnp.float32(2), errors_top5=jnp.float32(0), count=jnp.float32(4))
-    bad = {"skipped": jnp.int32(skipped), "bad_step": jnp.int32(6), "bad_loss": jnp.float32(9)}
-    bad["skipped_in_a_row"] = jnp.int32(skipped)
+    bad = {
+        "skipped": jnp.int32(skipped),
+        "bad_step": jnp.int32(6),
+        "bad_loss": jnp.float32(9),
+        "bad_rate": jnp.float32(0.5),
+    }
+    bad |= {"skipped_in_a_row": jnp.int32(skipped), "row_end": jnp.int32(18)}
     return Progress.zero().replace(sums=sums, **bad)
 
 
@@ -67,7 +72,7 @@ def test_images_per_second_are_those_of_the_line_s_own_steps(clock):
 def test_a_skipped_update_stops_with_step_and_loss_unless_told_to_go_on(clock):
     stopping = MetricsLog(Lines(), batch_size=10, most_skipped=0, start_step=0)
     stopping.push(10, progress(skipped=1))
-    with pytest.raises(FloatingPointError, match=r"step 7: .* \(loss 9.0, learning rate 0\)"):
+    with pytest.raises(FloatingPointError, match=r"step 7: .* \(loss 9.0, learning rate 0.5\)"):
         stopping.drain()
     lines = Lines()
     going_on = MetricsLog(lines, batch_size=10, most_skipped=3, start_step=0)
@@ -80,5 +85,5 @@ def test_more_in_a_row_than_may_be_end_the_run(clock):
     log = MetricsLog(Lines(), batch_size=10, most_skipped=3, start_step=0)
     log.push(10, progress(skipped=3))
     log.push(20, progress(skipped=4))
-    with pytest.raises(FloatingPointError, match=r"step 7: .* 4 updates in a row .* train.most_skipped=3"):
+    with pytest.raises(FloatingPointError, match=r"steps 16 to 19: .* in a row than train.most_skipped=3"):
         log.drain()

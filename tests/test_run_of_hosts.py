@@ -22,6 +22,7 @@ from resnet_jax.workdir import Workdir
 
 STEPS = 40
 OVERRIDES = {**SMALL, "train.duration": STEPS, "data.short_sides": "(32,48)"}
+DIVIDED = {"train.sharding": "parameters", "train.slices": 1}
 SECONDS = 240
 
 
@@ -141,7 +142,8 @@ def test_another_number_of_hosts_goes_on_with_the_next_image(preempted, finished
 
 
 def test_hosts_that_disagree_do_not_start(data_dir, tmp_path):
-    changes = ({"seed": 1}, {"seed": 2, "data.data_dir": tmp_path / "data"})
+    # Divided parameters would be put together of both processes' own.
+    changes = ({"seed": 1, **DIVIDED}, {"seed": 2, "data.data_dir": tmp_path / "data", **DIVIDED})
     shutil.copytree(data_dir, tmp_path / "data")
     hosts = Hosts(tmp_path / "run", data_dir, tmp_path, changes=changes)
     assert hosts.wait() == [exit_codes.BAD_INPUT] * 2, hosts.outputs()
@@ -153,7 +155,8 @@ def test_hosts_that_disagree_do_not_start(data_dir, tmp_path):
 
 
 def test_what_stops_one_host_stops_the_other_with_its_reason(data_dir, tmp_path):
-    hosts = Hosts(tmp_path / "run", data_dir, tmp_path, changes=({}, {"data.data_dir": tmp_path / "empty"}))
+    changes = (DIVIDED, {"data.data_dir": tmp_path / "empty", **DIVIDED})
+    hosts = Hosts(tmp_path / "run", data_dir, tmp_path, changes=changes)
     assert hosts.wait() == [exit_codes.BAD_INPUT] * 2, hosts.outputs()
     for output in hosts.outputs():
         assert "start: ready on process 0; no data set 'colors'" in output and "Traceback" not in output

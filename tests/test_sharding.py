@@ -14,7 +14,7 @@ from resnet_jax.checkpoints import Checkpoints
 from resnet_jax.config_files import load_config
 from resnet_jax.data.prepare import prepare
 from resnet_jax.distributed import data_mesh, divided, replicate
-from resnet_jax.records import read_metrics, read_record
+from resnet_jax.records import read_metrics
 from resnet_jax.training.loop import train
 from resnet_jax.training.sharding import state_shardings
 from resnet_jax.training.state import Progress
@@ -94,24 +94,30 @@ def test_what_is_divided_is_divided_within_a_slice(trained):
     assert gathered and {one.devices for one in gathered} == {4}
 
 
-def test_a_run_goes_on_from_its_checkpoint_bit_for_bit(config, tmp_path, sharding="parameters"):
-    whole = train(config(train__sharding=sharding), tmp_path / "whole")
+def test_a_run_goes_on_from_its_checkpoint_bit_for_bit(config, tmp_path):
+    whole = train(config(train__sharding="parameters"), tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        train(config(train__sharding=sharding), tmp_path / "stopped", writers=[StopAt(9)])
-    record = train(config(train__sharding=sharding), tmp_path / "stopped")
+        train(config(train__sharding="parameters"), tmp_path / "stopped", writers=[StopAt(9)])
+    record = train(config(train__sharding="parameters"), tmp_path / "stopped")
     assert record["resumed_from_step"] and record["test"] == whole["test"]
     states = []
     for name in ("whole", "stopped"):
-        parts = build(config(train__sharding=sharding))
+        parts = build(config(train__sharding="parameters"))
         with Checkpoints(Workdir(tmp_path / name).checkpoints, read_only=True) as checkpoints:
             like = (parts.initial_state(), replicate(Progress.zero(), parts.mesh))
             states.append(checkpoints.restore_latest(like)[1][0])
     for one, other in zip(*map(jax.tree.leaves, states), strict=True):
         np.testing.assert_array_equal(one, other)
-    losses = read_metrics(tmp_path / "whole" / "metrics.jsonl")["train/loss"][1]
+
+
+def test_a_run_goes_on_with_another_layout(config, tmp_path):
     train(config(), tmp_path / "copied")
-    np.testing.assert_allclose(losses, read_metrics(tmp_path / "copied" / "metrics.jsonl")["train/loss"][1], rtol=1e-3)
-    assert read_record(tmp_path / "copied" / "record.json")["test"]["count"] == whole["test"]["count"]
+    with pytest.raises(KeyboardInterrupt):
+        train(config(train__sharding="parameters", train__slices=2), tmp_path / "changed", writers=[StopAt(9)])
+    record = train(config(train__sharding="optimizer"), tmp_path / "changed")
+    assert record["resumed_from_step"] == 8
+    losses = [read_metrics(tmp_path / name / "metrics.jsonl")["train/loss"][1] for name in ("copied", "changed")]
+    np.testing.assert_allclose(*losses, rtol=1e-3)
 
 
 def test_the_longest_axis_that_can_be_is_divided_and_small_arrays_are_copied():

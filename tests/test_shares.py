@@ -13,7 +13,7 @@ from resnet_jax.data.datasets import dataset_info
 from resnet_jax.data.examples import Examples
 from resnet_jax.data.input_description import InputDescription
 from resnet_jax.data.resident import ResidentData
-from resnet_jax.distributed import data_mesh, replicate
+from resnet_jax.distributed import collected, data_mesh, replicate
 from resnet_jax.evaluation import protocols, shares
 from resnet_jax.evaluation.evaluator import make_evaluator, make_scorer
 from resnet_jax.evaluation.metrics import Sums
@@ -74,7 +74,7 @@ def outcomes(mesh, folder, kinds):
         for kind in kinds:
             decoded.clear()
             evaluate = evaluators[PROTOCOL_OF.get(kind, "center")]
-            arrays = divided(variables, mesh) if kind == "divided" else variables
+            arrays = collected(divided(variables, mesh), mesh) if kind == "divided" else variables
             unreadable = "skip" if kind == "skip" else "stop"
             try:
                 result = evaluate(arrays, splits.get(kind) or examples("colors"), unreadable=unreadable)

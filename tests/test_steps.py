@@ -157,6 +157,7 @@ def test_updates_are_counted_that_are_skipped_in_a_row():
         counts.append(int(state.skipped))
     assert counts == [1, 2, 3, 0, 1]
     assert (int(progress.skipped), int(progress.skipped_in_a_row), int(progress.bad_step)) == (4, 3, 0)
+    assert int(progress.row_end) == 2 and float(progress.bad_rate) == np.float32(0.05)
 
 
 def test_the_first_non_finite_loss_is_kept_with_its_step():

@@ -16,8 +16,8 @@ NOT_FINITE = Message(
     r"Lower schedule\.learning_rate, or set train\.non_finite=skip",
 )
 GAVE_UP = Message(
-    rf"step {_STEP + 1}: the loss or a gradient is not finite .* \d updates in a row were left out",
-    "lower schedule.learning_rate",
+    rf"steps {_STEP + 1} to \d+: the losses or gradients are not finite, more often in a row than train.most_skipped",
+    "a lower schedule.learning_rate",
 )
 ASTRAY = Message(
     r"step 12: the state on (device \d \(process \d\)(, )?)+ is not that of the other devices",

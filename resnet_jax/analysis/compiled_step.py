@@ -177,10 +177,10 @@ def _jitted(config: Any, data: Data, model: Any, mesh: Mesh) -> Any:
     described = InputDescription(
         data.image_shape, 0 * ones, ones, names, color_values=ones, color_vectors=np.diag(ones)
     )
-    step, sharding = build.build_train_step(config, model, mesh), config.train.sharding
+    step = build.build_train_step(config, model, mesh)
     if config.data.pipeline == "resident":
-        return make_resident_step(step, build.build_batches(config, described, mesh), mesh, sharding=sharding)
-    return make_streamed_step(step, build.build_prepare(config, described, mesh), mesh, sharding=sharding)
+        return make_resident_step(step, build.build_batches(config, described, mesh), mesh)
+    return make_streamed_step(step, build.build_prepare(config, described, mesh), mesh)
 
 
 def _arguments(config: Any, data: Data, state: Any, mesh: Mesh) -> tuple:

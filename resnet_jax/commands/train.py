@@ -40,7 +40,9 @@ def run(flags: argparse.Namespace) -> int | None:
         return None
     if flags.simulate_hosts is not None:
         from resnet_jax.hosts.simulate import simulate
+        from resnet_jax.training.determinism import check_threads
 
+        check_threads(config.train.determinism, flags.devices_per_host)
         return simulate(flags.simulate_hosts, flags.words, devices_per_host=flags.devices_per_host)
     from resnet_jax.hosts.launch import join
 

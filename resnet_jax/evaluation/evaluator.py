@@ -1,7 +1,8 @@
 """Exact evaluation: every image once, whatever the batch size and the number of devices."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,7 @@ def make_evaluator(
     batch_size: int,
     input: InputDescription,
     workers: int | None = None,
+    compiler_options: Mapping[str, Any] | None = None,
 ) -> Evaluate:
     """Returns the function (variables, split, unreadable="stop") -> {"loss", "error_top1", "error_top5", "count"}.
 
@@ -50,6 +52,7 @@ def make_evaluator(
       batch_size: images per step over all devices, see `make_scorer`.
       input: what the net expects of its input.
       workers: processes that decode a split on disk, see `ViewedExamples.stream`.
+      compiler_options: XLA's.
 
     Raises:
       ValueError: for an unknown protocol; and, when called, as `make_scorer`'s function and `add_shares` do.
@@ -57,12 +60,13 @@ def make_evaluator(
     made = make_protocol(protocol, input)
     own = own_mesh(mesh)
     own_batch_size = -(-batch_size * own.size // mesh.size)
-    score = make_scorer(model, own, protocol=made, batch_size=own_batch_size, workers=workers)
+    options = dict(compiler_options or {})
+    score = make_scorer(model, own, protocol=made, batch_size=own_batch_size, workers=workers, compiler_options=options)
     batch_size = divisible(batch_size, mesh)
     fetch = _make_fetch(mesh, batch_size, input)
 
     # Apart from `fetch`, so that splits of different sizes share the compiled net.
-    @partial(jax.jit, donate_argnums=0, out_shardings=replicated(mesh))
+    @partial(jax.jit, donate_argnums=0, out_shardings=replicated(mesh), compiler_options=options)
     def add_batch(sums: Sums, variables: dict, batch: Batch) -> Sums:
         return sums + classification_sums(center(model, variables, batch.image), batch.label, batch.weight)
 
@@ -86,7 +90,15 @@ def make_evaluator(
     return evaluate
 
 
-def make_scorer(model: ResNet, mesh: Mesh, *, protocol: Protocol, batch_size: int, workers: int | None = None) -> Score:
+def make_scorer(
+    model: ResNet,
+    mesh: Mesh,
+    *,
+    protocol: Protocol,
+    batch_size: int,
+    workers: int | None = None,
+    compiler_options: Mapping[str, Any] | None = None,
+) -> Score:
     """Returns the function (variables, split) -> (scores float32 [n, classes], labels int32 [n]), in the split's order.
 
     With `share`, a range, it scores that stretch of a split on disk alone. If the mesh has devices of several
@@ -101,6 +113,7 @@ def make_scorer(model: ResNet, mesh: Mesh, *, protocol: Protocol, batch_size: in
         of an image; raised to a multiple of the number of devices. It changes nothing but speed: what a batch has too
         many is dropped.
       workers: as for `make_evaluator`.
+      compiler_options: likewise.
 
     Raises (when the function is called):
       ValueError: a split in device memory and a protocol that needs the images' own sizes, or a split on disk and a
@@ -111,11 +124,13 @@ def make_scorer(model: ResNet, mesh: Mesh, *, protocol: Protocol, batch_size: in
     resident_batch_size = divisible(batch_size, mesh)
     fetch = _make_fetch(mesh, resident_batch_size, protocol.input)
 
-    @partial(jax.jit, out_shardings=replicated(mesh))
+    jit = partial(jax.jit, out_shardings=replicated(mesh), compiler_options=dict(compiler_options or {}))
+
+    @jit
     def score_normalized(variables: dict, images):
         return center(model, variables, images)
 
-    @partial(jax.jit, out_shardings=replicated(mesh))
+    @jit
     def score_batch(variables: dict, images, sizes):
         return protocol.scores(model, variables, images, sizes)
 

@@ -5,7 +5,6 @@ share failed comes to that, too, so that the others hear why and do not wait for
 """
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import jax
@@ -13,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Shaped
 
-from resnet_jax.distributed import data_mesh, replicated, split_batch
+from resnet_jax.distributed import collected, data_mesh, replicated, split_batch
 from resnet_jax.evaluation.metrics import Sums
 from resnet_jax.hosts.peers import PeerLost, lost_peers_named
 
@@ -49,22 +48,12 @@ def share_of(count: int, place: int, processes: int) -> range:
 
 
 def own_copies(tree: Any, mesh: Mesh) -> Any:
-    """The arrays of a mesh on this process's devices alone; all processes call it together.
+    """The arrays of a mesh on this process's devices alone.
 
-    Of what lies whole on every device it takes the copies that are there, and no byte moves. The rest is first put
-    whole on every device.
-
-    Raises:
-      PeerLost: another process is gone.
+    They lie whole on every device: it takes the copies that are there, and no byte moves.
     """
     if not mesh.is_multi_process:
         return tree
-    leaves, structure = jax.tree.flatten(tree)
-    split = {i: leaf for i, leaf in enumerate(leaves) if not (leaf.is_fully_addressable or leaf.is_fully_replicated)}
-    if split:
-        with lost_peers_named():
-            whole = dict(zip(split, _put_on_all(mesh)(list(split.values())), strict=True))
-        leaves = [whole.get(i, leaf) for i, leaf in enumerate(leaves)]
     sharding = replicated(own_mesh(mesh))
 
     def copies(leaf: jax.Array) -> jax.Array:
@@ -73,7 +62,7 @@ def own_copies(tree: Any, mesh: Mesh) -> Any:
         here = [shard.data for shard in leaf.addressable_shards]
         return jax.make_array_from_single_device_arrays(leaf.shape, sharding, here)
 
-    return jax.tree.unflatten(structure, [copies(leaf) for leaf in leaves])
+    return jax.tree.map(copies, tree)
 
 
 def gather(values: np.ndarray, mesh: Mesh) -> Shaped[np.ndarray, "processes ..."]:
@@ -88,7 +77,7 @@ def gather(values: np.ndarray, mesh: Mesh) -> Shaped[np.ndarray, "processes ..."
     with lost_peers_named():
         # Every device brings what its process has; of each process one is kept.
         brought = jax.make_array_from_callback((mesh.size, *values.shape), split_batch(mesh), lambda _: values[None])
-        everywhere = np.asarray(_put_on_all(mesh)(brought))
+        everywhere = np.asarray(collected(brought, mesh))
     return everywhere[[places.index(process) for process in processes_of(mesh)]]
 
 
@@ -114,11 +103,11 @@ def add_shares(count: int, mesh: Mesh, test: Callable[[range], Sums], *, unreada
     share = share_of(count, processes.index(jax.process_index()), len(processes))
     sums, problem = Sums.zero(), None
     try:
-        sums = test(share)
+        sums = jax.device_get(test(share))
     except Exception as error:
         problem = error
     how = _WELL if problem is None else _BAD_INPUT if isinstance(problem, ValueError) else _FAULT
-    rows = gather(np.asarray([*jax.device_get(jax.tree.leaves(sums)), len(share), how], np.float32), mesh)
+    rows = gather(np.asarray([*jax.tree.leaves(sums), len(share), how], np.float32), mesh)
     if rows[:, -1].any():
         _stop(problem, rows[:, -1], mesh)
     # Row by row: one order of the processes in all of them.
@@ -139,8 +128,3 @@ def _stop(problem: Exception | None, how: np.ndarray, mesh: Mesh) -> None:
     told = reasons[first].tobytes().decode(errors="ignore").strip()
     message = f"process {processes_of(mesh)[first]} of {len(how)} could not test its share of the images: {told}"
     raise ValueError(message) if how[first] == _BAD_INPUT else PeerLost(message)
-
-
-@cache
-def _put_on_all(mesh: Mesh) -> Callable:
-    return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))

@@ -13,7 +13,8 @@ def compiler_options(determinism: str) -> dict[str, Any]:
     """What XLA is told when it compiles a run's steps."""
     # Of all backends only GPUs have operations that round differently each time. The option turns the choice of
     # kernels by their speed off as well, which differs between two starts.
-    return {} if determinism == "default" else {"xla_gpu_deterministic_ops": True}
+    needed = determinism != "default" and jax.default_backend() == "gpu"
+    return {"xla_gpu_deterministic_ops": True} if needed else {}
 
 
 def promises(determinism: str) -> str:
@@ -26,11 +27,16 @@ def promises(determinism: str) -> str:
     return "B" if determinism == "default" and backend == "gpu" else "A and B"
 
 
-def check_threads(determinism: str) -> None:
-    """Raises ValueError where promise C is asked for and nothing fixes the threads, on which a CPU's sums depend."""
-    if determinism != "topology" or jax.default_backend() != "cpu":
+def check_threads(determinism: str, devices: int) -> None:
+    """Raises ValueError where promise C is asked for and nothing fixes the threads, on which a CPU's sums depend.
+
+    Args:
+      determinism: of the config.
+      devices: CPU devices of a process.
+    """
+    threads = os.environ.get(_THREADS, "")
+    if determinism != "topology":
         return
-    threads, devices = os.environ.get(_THREADS, ""), jax.local_device_count()
     if not threads.isdecimal() or int(threads) < devices:
         raise ValueError(
             "train.determinism=topology: on a CPU sums depend on the number of threads, so set "

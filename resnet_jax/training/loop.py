@@ -13,7 +13,7 @@ from resnet_jax import config as configs
 from resnet_jax.analysis.curves import plot_curves
 from resnet_jax.build import Parts
 from resnet_jax.checkpoints import Checkpoints
-from resnet_jax.distributed import replicate
+from resnet_jax.distributed import collected, replicate
 from resnet_jax.environment import environment, peak_memory
 from resnet_jax.evaluation.evaluator import Evaluate, make_evaluator
 from resnet_jax.hosts.agreement import check_agreement
@@ -54,7 +54,7 @@ def train(config: Any, workdir: str | os.PathLike, *, writers: Sequence[Any] | N
     Raises:
       ValueError: if the config is not possible, the workdir belongs to another one, or processes disagree.
       FileNotFoundError: if the data set is not there.
-      FloatingPointError: at a loss that is not finite, unless the config says to skip such updates.
+      FloatingPointError: at a loss that is not finite, or too many in a row where the config says to skip such updates.
       CheckpointError: if the last checkpoint could not be saved.
       Preempted: at SIGTERM, saved.
       PeerLost: if another process of the run did not come, or is gone.
@@ -110,6 +110,7 @@ class _Run:
         self.parts, self.config, self.watchdog = parts, parts.config, watchdog
         self.begun = begun
         self.compile_seconds = self.other_seconds = self.training_seconds = 0.0
+        self.compiler_options = compiler_options(self.config.train.determinism)
         self.state, self.progress = state, self.fresh_progress()
         self.saver = Saver(checkpoints, watchdog, parts.mesh)
         self.first_step = 0
@@ -125,6 +126,7 @@ class _Run:
             batch_size=self.config.evaluate.batch_size,
             input=parts.input,
             workers=self.config.data.workers,
+            compiler_options=self.compiler_options,
         )
         self.after_evaluation = jax.jit(parts.schedule.after_evaluation)
         self.calls: dict[int, Any] = {}
@@ -233,22 +235,15 @@ class _Run:
     def compile(self, length: int, arguments: tuple) -> Any:
         begun = time.perf_counter()
         with self.not_training(), self.watchdog.phase("compile"):
-            compiled = (
-                self.parts.make_call(length).lower(*arguments).compile(compiler_options(self.config.train.determinism))
-            )
+            compiled = self.parts.make_call(length).lower(*arguments).compile(self.compiler_options)
         self.compile_seconds += time.perf_counter() - begun
         return compiled
 
     def test_errors(self) -> dict[str, dict[str, float]]:
         """Loss and errors of the validation and test splits, by split."""
         held_out = {split: data for split, data in self.parts.splits.items() if split != "train"}
-        variables = self.tested_variables()
+        variables = collected(self.state.evaluated_variables, self.parts.mesh)
         return {split: self.evaluate(variables, data) for split, data in held_out.items()}
-
-    def tested_variables(self) -> dict:
-        """Whole on every device."""
-        variables = self.state.evaluated_variables
-        return variables if self.config.train.sharding == "none" else replicate(variables, self.parts.mesh)
 
     def evaluate_held_out(self, *, steer: bool) -> dict[str, float]:
         """Tests and writes; the best checkpoint goes by the validation error, or else the test error.
@@ -273,9 +268,8 @@ class _Run:
 
     def tested_record(self) -> dict:
         # What training leaves out cannot be tested either; the count says how many are left.
-        train = self.evaluate(
-            self.tested_variables(), self.parts.splits["train"], unreadable=self.config.data.unreadable
-        )
+        variables = collected(self.state.evaluated_variables, self.parts.mesh)
+        train = self.evaluate(variables, self.parts.splits["train"], unreadable=self.config.data.unreadable)
         tested = {
             split: {key: errors[key] for key in ("error_top1", "error_top5", "count")} | {"protocol": "center"}
             for split, errors in (self.held_out or self.test_errors()).items()

@@ -61,19 +61,20 @@ class MetricsLog:
 
     def check(self, progress: Progress) -> None:
         """Raises FloatingPointError if too many updates were skipped in a row; waits for the device."""
-        if int(progress.skipped_in_a_row) <= self._most_skipped:
+        in_a_row = int(progress.skipped_in_a_row)
+        if in_a_row <= self._most_skipped:
             return
-        step, loss, rate = int(progress.bad_step) + 1, float(progress.bad_loss), float(progress.learning_rate)
-        problem = f"step {step}: the loss or a gradient is not finite (loss {loss}, learning rate {rate:g})"
         if self._most_skipped == 0:
+            step, loss, rate = int(progress.bad_step) + 1, float(progress.bad_loss), float(progress.bad_rate)
             raise FloatingPointError(
-                f"{problem}; the update was not made. Lower schedule.learning_rate, or set train.non_finite=skip to "
-                "leave such updates out"
+                f"step {step}: the loss or a gradient is not finite (loss {loss}, learning rate {rate:g}); the update "
+                "was not made. Lower schedule.learning_rate, or set train.non_finite=skip to leave such updates out"
             )
+        last = int(progress.row_end) + 1
         raise FloatingPointError(
-            f"{problem}, and so it went on: {int(progress.skipped_in_a_row)} updates in a row were left out, more than "
-            f"train.most_skipped={self._most_skipped}. Parameters, statistics and momentum are as before the first of "
-            "them; lower schedule.learning_rate, and start again from a checkpoint before it in another workdir"
+            f"steps {last - in_a_row + 1} to {last}: the losses or gradients are not finite, more often in a row than "
+            f"train.most_skipped={self._most_skipped}. None of these updates was made, and with the same config those "
+            "to come would not be either: start again in another workdir with a lower schedule.learning_rate"
         )
 
     def _write(self, line: _Line) -> None:

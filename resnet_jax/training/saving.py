@@ -4,7 +4,6 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 from jax.sharding import Mesh
 
 from resnet_jax.checkpoints import CheckpointError, Checkpoints
@@ -22,7 +21,7 @@ class Saver:
     """Saves a run's state. A failure is reported and training goes on; only that of the last save ends the run.
 
     Before a state is saved, and so at every checkpoint, all devices' copies of it are compared: none that went astray
-    reaches the disk.
+    reaches the disk. What is divided among the devices of a single slice has no copies.
 
     Args:
       checkpoints: of the run.
@@ -85,9 +84,7 @@ class Saver:
     def _compare(self, step: int, state: Any) -> None:
         if self._find_astray is None:
             return
-        # What is divided among the devices has no other copy.
-        copies = [leaf for leaf in jax.tree.leaves(state) if leaf.sharding.is_fully_replicated]
-        if astray := self._find_astray(copies):
+        if astray := self._find_astray(state):
             raise ReplicasDiffer(
                 f"step {step}: the state on {', '.join(map(str, astray))} is not that of the other devices, so one of "
                 "them has computed or kept something wrong. It was not saved; the same command goes on from the last "

@@ -9,7 +9,6 @@ import jax
 
 from resnet_jax.build import Parts, build
 from resnet_jax.config import flatten
-from resnet_jax.distributed import replicate
 from resnet_jax.environment import source_digest
 from resnet_jax.hosts.agreement import check_agreement
 from resnet_jax.hosts.fingerprint import fingerprint
@@ -47,10 +46,11 @@ def started(config: Any, files: Workdir) -> Iterator[tuple[Parts, TrainState]]:
         facts: dict[str, str] = {}
         problem: Exception | None = None
         try:
-            check_threads(config.train.determinism)
+            if jax.default_backend() == "cpu":
+                check_threads(config.train.determinism, jax.local_device_count())
             parts = build(config)
-            state = parts.initial_state()
-            facts = _facts(parts, state)
+            variables = parts.initial_variables()
+            facts = _facts(parts, variables)
             # What cannot be built leaves no folder behind.
             if jax.process_index() == 0:
                 stack.enter_context(lock_workdir(files.path))
@@ -66,17 +66,17 @@ def started(config: Any, files: Workdir) -> Iterator[tuple[Parts, TrainState]]:
         check_agreement({}, seconds=_WORKDIR_SECONDS)
         there = files.config.is_file()
         check_agreement({"workdir": "is there" if there else f"has no {files.config.name} of process 0: share it"})
-        yield parts, state
+        # Not before all agree: each device takes its part of what its own process made.
+        yield parts, parts.initial_state(variables)
 
 
-def _facts(parts: Parts, state: TrainState) -> dict[str, str]:
+def _facts(parts: Parts, variables: dict) -> dict[str, str]:
     """What all processes must have alike."""
     if jax.process_count() == 1:
         return {}
     keys = {key: repr(value) for key, value in flatten(parts.config).items() if not may_differ(key)}
     versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
     input = {"mean": parts.input.mean, "std": parts.input.std}
-    whole = replicate(state.variables, parts.mesh)
     return {
         **keys,
         **versions,
@@ -84,5 +84,5 @@ def _facts(parts: Parts, state: TrainState) -> dict[str, str]:
         "determinism": promises(parts.config.train.determinism),
         "data set's files": parts.data,
         "mean and std of the images": fingerprint(input),
-        "initial parameters": fingerprint(whole),
+        "initial parameters": fingerprint(variables),
     }

@@ -83,7 +83,9 @@ class Progress(flax.struct.PyTreeNode):
       skipped: updates left out because the loss or a gradient was not finite, int32.
       bad_step: the first of them, int32; -1 if none.
       bad_loss: its loss, float32.
+      bad_rate: its learning rate, float32.
       skipped_in_a_row: the most updates left out without one between that was made, int32.
+      row_end: the last step of those, int32.
       learning_rate: of the last step, float32.
       unreadable: images that could not be decoded, int32.
     """
@@ -92,7 +94,9 @@ class Progress(flax.struct.PyTreeNode):
     skipped: Any
     bad_step: Any
     bad_loss: Any
+    bad_rate: Any
     skipped_in_a_row: Any
+    row_end: Any
     learning_rate: Any
     unreadable: Any
 
@@ -104,7 +108,9 @@ class Progress(flax.struct.PyTreeNode):
             skipped=jnp.zeros((), jnp.int32),
             bad_step=jnp.full((), -1, jnp.int32),
             bad_loss=jnp.zeros((), jnp.float32),
+            bad_rate=jnp.zeros((), jnp.float32),
             skipped_in_a_row=jnp.zeros((), jnp.int32),
+            row_end=jnp.full((), -1, jnp.int32),
             learning_rate=jnp.zeros((), jnp.float32),
             unreadable=jnp.zeros((), jnp.int32),
         )
@@ -118,7 +124,9 @@ class Progress(flax.struct.PyTreeNode):
             skipped=self.skipped + ~finite,
             bad_step=jnp.where(first_bad, step, self.bad_step),
             bad_loss=jnp.where(first_bad, loss, self.bad_loss),
+            bad_rate=jnp.where(first_bad, learning_rate, self.bad_rate),
             skipped_in_a_row=jnp.maximum(self.skipped_in_a_row, state.skipped),
+            row_end=jnp.where(state.skipped > self.skipped_in_a_row, step, self.row_end),
             learning_rate=learning_rate,
             unreadable=self.unreadable + unreadable,
         )
