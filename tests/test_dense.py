@@ -181,7 +181,8 @@ def test_whole_images_cost_no_operation(options, train):
 
         return set(names(jax.make_jaxpr(apply)(shapes, images).jaxpr))
 
-    masking = {"select_n", "iota", "lt", "and"}
+    # Choosing one of two values alone is what a maximum does, too.
+    masking = {"iota", "lt", "and"}
     assert not masking & operations(train=train)
     assert masking <= operations(train=False, sizes=SIZES)
 
