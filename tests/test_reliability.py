@@ -99,3 +99,15 @@ def test_a_killed_run_that_goes_on_otherwise_is_silently_wrong(modules, bench, m
     monkeypatch.setattr(bench, "plant", "forgets_momentum")
     (trial,) = modules("kills").in_saves(bench, modules("trainees").Library(), {1: 1})
     assert trial.silently_wrong and not trial.exact and not trial.as_promised, trial
+
+
+def test_rows_are_added_to_a_record_of_the_same_code_alone(modules):
+    def record(commit, *rows):
+        entries = [{"row": row, "of": commit + str(len(rows))} for row in rows]
+        return {"commit": commit, "rows": entries, "not_covered": [{"row": row, "reason": ""} for row in rows]}
+
+    merged = modules("faults").with_rows(record("a", 1, 2, 4), record("a", 2, 3))
+    assert [(entry["row"], entry["of"]) for entry in merged["rows"]] == [(1, "a3"), (2, "a2"), (3, "a2"), (4, "a3")]
+    assert [entry["row"] for entry in merged["not_covered"]] == [1, 2, 3, 4]
+    with pytest.raises(ValueError, match="the record there has another commit"):
+        modules("faults").with_rows(record("a", 1), record("b", 2))

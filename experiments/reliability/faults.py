@@ -124,6 +124,21 @@ def _middle_and_most(numbers: dict | None, digits: int) -> str:
     return f"{numbers['median']:.{digits}f}, {numbers['max']:.{digits}f}" if numbers else ""
 
 
+def with_rows(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """A record with the rows of another in place of its own, or added.
+
+    Raises:
+      ValueError: they were not made of the same code on the same machine at the same scale.
+    """
+    lists = ("rows", "not_covered")
+    differing = [name for name in old | new if name not in lists and old.get(name) != new.get(name)]
+    if differing:
+        raise ValueError(f"the record there has another {', '.join(differing)}; give --output another name")
+    anew = {entry["row"] for entry in new["rows"]}
+    kept = {name: [entry for entry in old[name] if entry["row"] not in anew] for name in lists}
+    return new | {name: sorted(kept[name] + new[name], key=lambda entry: entry["row"]) for name in lists}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--rows", help="numbers of the matrix, such as 1,2,8 (all)")
@@ -132,7 +147,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, help="for the runs; kept (a temporary one, removed)")
     help = "after which no run is started, and what is left of the rows is left out (%(default)s)"
     parser.add_argument("--minutes", type=float, default=90, help=help)
-    parser.add_argument("--output", type=Path, help="the record's file")
+    help = "the record's file; with --rows, those of one of the same code, scale and seed are made anew, or added"
+    parser.add_argument("--output", type=Path, help=help)
     parser.add_argument("--readme", type=Path, help="whose tables are made anew")
     flags = parser.parse_args(argv)
     numbers = {int(word) for word in flags.rows.split(",")} if flags.rows else {row.number for row in ROWS}
@@ -150,14 +166,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         if not flags.folder:
             shutil.rmtree(folder, ignore_errors=True)
+    tried = len(record["rows"])
     if flags.output:
+        if flags.rows and flags.output.is_file():
+            record = with_rows(json.loads(flags.output.read_text()), record)
         flags.output.parent.mkdir(parents=True, exist_ok=True)
         write_text_atomically(flags.output, json.dumps(record, indent=1) + "\n")
     print(table(record))
     if flags.readme:
         publish(flags.readme, "faults.py", table(record))
     wrong = any(entry["library"]["silently_wrong"] for entry in record["rows"])
-    return int(wrong or len(record["rows"]) < len(numbers))
+    return int(wrong or tried < len(numbers))
 
 
 if __name__ == "__main__":
