@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from ml_collections import FrozenConfigDict
 
 from resnet_jax import config as configs
-from resnet_jax.data.arrays import ImageArrays, load_arrays
+from resnet_jax.data.arrays import ImageArrays, content_digest, load_arrays
 from resnet_jax.data.augment import TrainView
 from resnet_jax.data.datasets import DatasetInfo, data_manifest, dataset_info, split_size
 from resnet_jax.data.device_augment import make_prepare
@@ -44,7 +44,8 @@ class Parts:
 
     Attributes:
       config: resolved.
-      data: digest of the data set's files, see `data_manifest`.
+      data: digests of the data set's files, see `data_manifest`, and of a resident training split, see
+        `content_digest`.
       input: what the net expects of its input.
       mesh: the devices.
       model: the net.
@@ -105,7 +106,6 @@ def build(config: Any) -> Parts:
     parts = build_data(config, info, mesh, build_train_step(config, model, mesh))
     return Parts(
         config=config,
-        data=data_manifest(info),
         mesh=mesh,
         model=model,
         optimizer=build_optimizer(config),
@@ -132,6 +132,7 @@ def _resident_parts(config: Any, info: DatasetInfo, mesh: Mesh, train_step: Trai
     if wanted is None:
         wanted = _STEPS_PER_CALL.get(jax.default_backend(), _STEPS_PER_CALL_ELSEWHERE)
     return {
+        "data": f"{data_manifest(info)} {content_digest(train)}",
         "input": input,
         "splits": _open_splits(config, info, mesh, {"train": data}),
         "feed": ResidentFeed(data, seed=config.seed, batch_size=config.train.batch_size),
@@ -149,6 +150,7 @@ def _streamed_parts(config: Any, info: DatasetInfo, mesh: Mesh, train_step: Trai
     input = build_input(config, info, statistics)
     prepare = build_prepare(config, input, mesh)
     return {
+        "data": data_manifest(info),
         "input": input,
         "splits": _open_splits(config, info, mesh, {}),
         "feed": StreamedFeed(batches, mesh, total_steps=config.steps.total, workers=config.data.workers),

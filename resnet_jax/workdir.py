@@ -89,9 +89,9 @@ class Workdir:
             )
         if self.data.is_file() and json.loads(self.data.read_text()) != {"files": data}:
             raise ValueError(
-                f"the run in {self.path} was trained on a data set in other files (their names, sizes or numbers of "
-                "examples differ), which may hold the images in another order; point data.data_dir at the same data, "
-                "or choose another workdir"
+                f"the run in {self.path} was trained on a data set in other files (their names, sizes, numbers of "
+                "examples, or of a resident set the pixels, labels or order differ); point data.data_dir at the same "
+                "data, or choose another workdir"
             )
 
     def claim(self, resolved: Any, input: InputDescription, data: str) -> None:

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from test_loop import SMALL, StopAt, assert_same_run, digits, finished, small  # noqa: F401  (fixtures)
 
-from resnet_jax import exit_codes
+from resnet_jax import build, exit_codes
 from resnet_jax.checkpoints import CheckpointError, Checkpoints
+from resnet_jax.data.arrays import ImageArrays
 from resnet_jax.records import read_metrics
 from resnet_jax.training import loop
 from resnet_jax.training.loop import train
@@ -171,6 +172,28 @@ def test_data_in_other_files_is_refused(small, tmp_path):  # noqa: F811
         train(small(), tmp_path, writers=[StopAt(6)])
     Workdir(tmp_path).data.write_text('{"files": "0"}')
     with pytest.raises(ValueError, match="trained on a data set in other files"):
+        train(small(), tmp_path)
+
+
+@pytest.mark.parametrize("changed", ["order", "label", "pixel"])
+def test_other_content_in_files_of_the_same_size_is_refused(small, tmp_path, monkeypatch, changed):  # noqa: F811
+    with pytest.raises(KeyboardInterrupt):
+        train(small(), tmp_path, writers=[StopAt(6)])
+    load = build.load_arrays
+
+    def other(info, split):
+        images, labels = (array.copy() for array in load(info, split))
+        first, second = 0, int(np.flatnonzero(labels != labels[0])[0])
+        swapped = [second, first]
+        if changed != "label":
+            # The mean image stays what it was.
+            images[[first, second]] = images[swapped]
+        if changed != "pixel":
+            labels[[first, second]] = labels[swapped]
+        return ImageArrays(images, labels)
+
+    monkeypatch.setattr(build, "load_arrays", other)
+    with pytest.raises(ValueError, match="trained on a data set in other files .* pixels, labels or order differ"):
         train(small(), tmp_path)
 
 

@@ -1,5 +1,6 @@
 """A whole split in memory, for data sets whose images have one size."""
 
+import hashlib
 import math
 from functools import partial
 from typing import NamedTuple
@@ -53,6 +54,14 @@ def load_arrays(info: DatasetInfo, split: str, *, max_bytes: int = MAX_RESIDENT_
         images[index] = image
         labels.append(label)
     return ImageArrays(images, check_labels(labels, info.num_classes, examples.where))
+
+
+def content_digest(arrays: ImageArrays) -> str:
+    """SHA-256, in hex, of all pixels and labels in their order."""
+    digest = hashlib.sha256(f"{arrays.images.shape}\n".encode())
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def _allocate(
