@@ -275,7 +275,7 @@ ROWS = (
 # What the matrix has and the library does not, or what these trials leave out.
 NOT_COVERED = {
     13: "train.determinism=topology (tier C), which changes no run that is stopped: see tests/test_topology.py",
-    15: "changed pixels or labels of a streamed set in files of the same names and sizes: only resident ones are hashed",
+    15: "changed pixels or labels of a streamed set in files of equal names and sizes: only resident ones are hashed",
     16: "the names of the images in such a batch: not there",
     17: "how many damaged images are too many: there is no limit",
     18: "labels that are no integers, or of another shape: TFDS refuses to store them",
