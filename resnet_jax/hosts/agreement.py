@@ -17,6 +17,8 @@ from resnet_jax.hosts.peers import PeerLost
 _POLL_SECONDS = 0.02
 # A process that stops waits so long for the others to have read why: with process 0 goes the service that tells them.
 _READING_SECONDS = 5.0
+# And process 0 so much longer for them to have ended: jax aborts whoever is there when the service goes.
+_ENDING_SECONDS = 2.0
 _VALUE_CHARACTERS = 100
 
 # Names the agreements of this process one after another; all processes reach the same ones in the same order.
@@ -122,3 +124,5 @@ class _Agreement:
     def let_all_read(self, present: list[int]) -> None:
         with contextlib.suppress(Exception):  # one that has gone already holds up nobody
             self.client.wait_at_barrier(f"{self.folder}/read", int(1000 * _READING_SECONDS), present)
+        if self.index == 0:
+            time.sleep(_ENDING_SECONDS)
