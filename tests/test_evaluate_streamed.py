@@ -148,7 +148,7 @@ def test_an_image_that_is_left_out_stops_the_test(examples, monkeypatch):
     model, variables = net()
     protocol = make_protocol("center", description())
     monkeypatch.setattr(Center, "images_per_part", 4)
-    monkeypatch.setattr(streamed_scores._ViewedShare, "__len__", lambda self: len(self.examples) // 4)
+    monkeypatch.setattr(streamed_scores.ViewedExamples, "__len__", lambda self: len(self.examples) // 4)
     score = make_scorer(model, data_mesh(jax.devices()[:1]), protocol=protocol, batch_size=8, workers=0)
     with pytest.raises(RuntimeError, match="1 of 21 images were not scored once"):
         score(variables, examples)

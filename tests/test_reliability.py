@@ -1,11 +1,10 @@
 """The experiment that tries faults on real runs: its tables are the record's, and it finds what is silently wrong."""
 
-import importlib
 import json
-import sys
 from pathlib import Path
 
 import pytest
+from experiment_modules import experiment_modules
 
 from resnet_jax import checkpoint_files
 
@@ -17,12 +16,8 @@ MATRIX = range(1, 27)
 @pytest.fixture(scope="module")
 def modules():
     """Imports the experiment's modules by name."""
-    names = {path.stem for path in FOLDER.glob("*.py")}
-    sys.path.insert(0, str(FOLDER))
-    yield importlib.import_module
-    sys.path.remove(str(FOLDER))
-    for name in names:
-        sys.modules.pop(name, None)
+    with experiment_modules(FOLDER) as imported:
+        yield imported
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,11 @@
 """What the guards against faults cost: the arithmetic, the published record, and parts measured at a small scale."""
 
-import importlib
 import json
-import sys
 from pathlib import Path
 
 import jax
 import pytest
+from experiment_modules import experiment_modules
 
 FOLDER = Path(__file__).resolve().parent.parent / "experiments" / "reliability"
 RECORD = FOLDER / "records" / "cost.json"
@@ -15,12 +14,8 @@ RECORD = FOLDER / "records" / "cost.json"
 @pytest.fixture(scope="module")
 def modules():
     """Imports the experiment's modules by name."""
-    names = {path.stem for path in FOLDER.glob("*.py")}
-    sys.path.insert(0, str(FOLDER))
-    yield importlib.import_module
-    sys.path.remove(str(FOLDER))
-    for name in names:
-        sys.modules.pop(name, None)
+    with experiment_modules(FOLDER) as imported:
+        yield imported
 
 
 @pytest.fixture

@@ -56,16 +56,21 @@ def _stops(hook: str | None, changes: dict[str, Any]) -> Any:
     return trial
 
 
+def _skipping(bench: Bench, trainee: Library, hook: str, changes: dict[str, Any]) -> tuple[Place, list, str]:
+    """A run with train.non_finite=skip that saves every step: its place, exit codes and output."""
+    place = bench.place(trainee, compiled=False)
+    changes = {"train.non_finite": "skip", "checkpoint.every": 1} | changes
+    with bench.start(trainee, place, changes=changes, hooks=[hook]) as run:
+        return place, run.wait(), run.output()
+
+
 def _skips(hook: str) -> Any:
     """With train.non_finite=skip nothing of that step stays, and the next ones are made."""
 
     def trial(bench: Bench, name: str) -> Trial:
         trainee, last = Library(), _STEP + 2
-        place = bench.place(trainee, compiled=False)
-        changes = {"train.non_finite": "skip", "checkpoint.every": 1, "train.duration": last}
-        changes |= {"checkpoint.keep_latest": last}
-        with bench.start(trainee, place, changes=changes, hooks=[hook]) as run:
-            codes, output = run.wait(), run.output()
+        changes = {"train.duration": last, "checkpoint.keep_latest": last}
+        place, codes, output = _skipping(bench, trainee, hook, changes)
         states = [_weights(trainee, place, step) for step in range(_STEP, last + 1)] if codes == [0] else []
         untouched = bool(states) and states[0] == states[1] != states[2]
         result = Trial(name, codes=codes, silently_wrong=codes == [0] and not untouched, as_promised=untouched)
@@ -81,11 +86,8 @@ def _gives_up(hook: str) -> Any:
 
     def trial(bench: Bench, name: str) -> Trial:
         trainee = Library()
-        place = bench.place(trainee, compiled=False)
-        changes = {"train.non_finite": "skip", "train.most_skipped": _MOST_SKIPPED, "checkpoint.every": 1}
-        changes |= {"checkpoint.keep_latest": _STEP}
-        with bench.start(trainee, place, changes=changes, hooks=[hook]) as run:
-            codes, output = run.wait(), run.output()
+        changes = {"train.most_skipped": _MOST_SKIPPED, "checkpoint.keep_latest": _STEP}
+        place, codes, output = _skipping(bench, trainee, hook, changes)
         saved = [step for step in trainee.steps(place.workdir) if step >= _STEP]
         states = [_weights(trainee, place, step) for step in saved]
         untouched = len(states) > 1 and all(state == states[0] for state in states)

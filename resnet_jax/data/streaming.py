@@ -156,18 +156,29 @@ def _order(seed: int, epoch: int, count: int) -> Int64[np.ndarray, " n"]:
 class ViewedExamples:
     """Parts of a split in its order, as a test views them: part k is the examples [k * size, (k + 1) * size).
 
+    Of the examples of `share`, one stretch of the split, if that is given.
+
     A part is a list of (what the view returned, label). An image that cannot be decoded raises, because a test counts
     every image; with `unreadable="skip"`, for what training left out too, it is None in its place and logged.
     """
 
-    def __init__(self, examples: Examples, view: Callable[[bytes], Any], *, size: int, unreadable: str = "stop"):
+    def __init__(
+        self,
+        examples: Examples,
+        view: Callable[[bytes], Any],
+        *,
+        size: int,
+        unreadable: str = "stop",
+        share: range | None = None,
+    ):
         self.examples, self.view, self.size, self.unreadable = examples, view, size, unreadable
+        self.share = range(len(examples)) if share is None else share
 
     def __len__(self) -> int:
-        return -(-len(self.examples) // self.size)
+        return -(-len(self.share) // self.size)
 
     def __getitem__(self, part: int) -> list[tuple[Any, int] | None]:
-        return [self._viewed(i) for i in range(part * self.size, min((part + 1) * self.size, len(self.examples)))]
+        return [self._viewed(index) for index in self.share[part * self.size : (part + 1) * self.size]]
 
     def _viewed(self, index: int) -> tuple[Any, int] | None:
         try:

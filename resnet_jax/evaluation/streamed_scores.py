@@ -72,7 +72,7 @@ def score_streamed(
     batches = _Batches(score, rows, rows_of)
     parts_per_image = 1
     readable = np.ones(len(share), bool)
-    viewed = _ViewedShare(examples, protocol.view, share, size=protocol.images_per_part, unreadable=unreadable)
+    viewed = ViewedExamples(examples, protocol.view, size=protocol.images_per_part, unreadable=unreadable, share=share)
     with viewed.stream(workers=workers) as stream:
         for index, example in enumerate(example for several in stream for example in several):
             if example is None:
@@ -90,20 +90,6 @@ def score_streamed(
 def divisible(batch_size: int, mesh: Mesh) -> int:
     """The next multiple of the number of devices."""
     return -(-batch_size // mesh.size) * mesh.size
-
-
-class _ViewedShare(ViewedExamples):
-    """The parts of a stretch of a split."""
-
-    def __init__(self, examples: Examples, view: Callable[[bytes], Any], share: range, *, size: int, unreadable: str):
-        super().__init__(examples, view, size=size, unreadable=unreadable)
-        self.share = share
-
-    def __len__(self) -> int:
-        return -(-len(self.share) // self.size)
-
-    def __getitem__(self, part: int) -> list[tuple[Any, int] | None]:
-        return [self._viewed(index) for index in self.share[part * self.size : (part + 1) * self.size]]
 
 
 class _Batches:

@@ -1,0 +1,21 @@
+"""The modules of an experiment's folder, which are scripts beside each other and no package."""
+
+import contextlib
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+
+@contextlib.contextmanager
+def experiment_modules(folder: Path) -> Iterator[Callable[[str], ModuleType]]:
+    """Gives the function that imports one by name; afterwards none of them is known any more."""
+    names = {path.stem for path in folder.glob("*.py")}
+    sys.path.insert(0, str(folder))
+    try:
+        yield importlib.import_module
+    finally:
+        sys.path.remove(str(folder))
+        for name in names:
+            sys.modules.pop(name, None)
