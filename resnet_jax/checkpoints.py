@@ -234,6 +234,8 @@ class Checkpoints:
             files.write_manifest(written, process=process, processes=processes)
             if process == 0:
                 _wait_for_peers(lambda: files.has_all_manifests(written, processes))
+                # Runs that are killed one after another before the deletion below would else fill the disk.
+                self._folder.delete_superseded(**self._keep)
                 files.commit(written, final)
             else:
                 _wait_for_peers(final.is_dir)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from resnet_jax import checkpoint_files as files
-from resnet_jax.checkpoints import Checkpoints
+from resnet_jax.checkpoints import CheckpointError, Checkpoints
 
 
 def state_of(step: int) -> dict:
@@ -479,11 +479,25 @@ def test_a_reader_survives_that_the_run_deletes_what_it_verifies(tmp_path, monke
     assert warnings_of(caplog) == [], "a checkpoint that was deleted is not damaged"
 
 
+def test_runs_that_end_before_they_delete_leave_one_more_and_not_one_each(tmp_path, monkeypatch):
+    commit = files.commit
+
+    def commit_and_end(written: Path, final: Path) -> None:
+        commit(written, final)
+        raise OSError("the end")
+
+    monkeypatch.setattr(files, "commit", commit_and_end)
+    for step in range(1, 8):
+        with pytest.raises(CheckpointError, match="the end"), Checkpoints(tmp_path, keep_latest=2) as checkpoints:
+            save_errors(checkpoints, {step: 0.1 if step == 2 else 0.5})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "5", "6", "7"]
+
+
 # Forks a run that saves until it is killed for every line it reads: to start Python and jax takes longer than a save.
 SAVER = """
 import os, sys
 import jax, jax.numpy as jnp, numpy as np
-from resnet_jax.checkpoints import Checkpoints
+from resnet_jax.checkpoints import CheckpointError, Checkpoints
 
 def state_of(step):
     noise = np.random.default_rng(step).normal(size=(64, 8192)).astype(np.float32)

@@ -10,6 +10,7 @@ measured, and the device's are the bytes that they move by an accelerator's memo
 import argparse
 import json
 import logging
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -90,7 +91,8 @@ def percentages(parts: Sequence[Part], step_seconds_here: float) -> dict[str, An
                 for part in parts
             }
             sums = {
-                where: sum(shares[part.name] for part in parts if part.where == where) for where in (WAITED, BESIDE)
+                where: math.fsum(shares[part.name] for part in parts if part.where == where)
+                for where in (WAITED, BESIDE)
             }
             found[place][name] = {"parts": shares, **sums}
     return found
