@@ -1,5 +1,6 @@
 """Items computed ahead of time, in their order, by threads or by worker processes: the one use of Grain."""
 
+import gc
 import multiprocessing
 import os
 import re
@@ -98,11 +99,16 @@ class Stream:
 
     def close(self) -> None:
         """Ends the workers and gives up what they have prepared; a second call does nothing."""
-        if self._iterator is not None:
-            self._iterator.close()
+        if self._iterator is None:
+            return
+        self._iterator.close()
         # Grain's iterator complains when Python's own end is what it goes with.
         self._iterator, self._left = None, 0
         self._processes.clear()
+        if self._workers:
+            # It is part of cycles, with semaphores. Those would go when Python next happens to look for cycles; if that
+            # is within its own list of semaphores, Python 3.12 warns and leaks them.
+            gc.collect()
 
     def __enter__(self) -> "Stream":
         return self
