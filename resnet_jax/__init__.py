@@ -17,6 +17,7 @@ _HOME = {
     "fold_batch_norm": "pretrained.folding",
     "freeze_batch_norm": "models.normalization",
     "initialize": "models.registry",
+    "layer_responses": "analysis.responses",
     "list_models": "models.registry",
     "list_pretrained": "pretrained.zoo",
     "load_config": "config_files",
@@ -26,6 +27,7 @@ _HOME = {
     "load_workdir": "evaluation.run",
     "measure": "data.statistics",
     "plot_curves": "analysis.curves",
+    "plot_responses": "analysis.responses",
     "predict": "evaluation.predict",
     "prepare": "data.prepare",
     "recompute_statistics": "training.batch_statistics",
@@ -34,6 +36,7 @@ _HOME = {
     "stack_blocks": "models.stacking",
     "summarize": "models.summary",
     "train": "training.loop",
+    "train_seeds": "training.loop",
     "unstack_blocks": "models.stacking",
 }
 __all__ = ["__version__", *_HOME]

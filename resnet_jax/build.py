@@ -23,12 +23,13 @@ from resnet_jax.data.streaming import TrainBatches
 from resnet_jax.distributed import data_mesh, local_rows, place, replicate
 from resnet_jax.models.registry import create_model, initialize
 from resnet_jax.models.resnet import ResNet
-from resnet_jax.random_keys import named_key
+from resnet_jax.random_keys import Seed, named_key
 from resnet_jax.training import schedules
 from resnet_jax.training.optimizers import optimizer_named
 from resnet_jax.training.schedules import Schedule
+from resnet_jax.training.seeds import Seeds
 from resnet_jax.training.sharding import state_shardings
-from resnet_jax.training.state import TrainState
+from resnet_jax.training.state import Progress, TrainState
 from resnet_jax.training.steps import TrainStep, make_resident_step, make_streamed_step, make_train_step
 
 # On an accelerator one call runs this many steps; on a CPU calls are cheap and loops are not.
@@ -48,6 +49,7 @@ class Parts:
         `content_digest`.
       input: what the net expects of its input.
       mesh: the devices.
+      seeds: of the run.
       model: the net.
       optimizer: without the learning rate.
       schedule: of the learning rate.
@@ -61,6 +63,7 @@ class Parts:
     data: str
     input: InputDescription
     mesh: Mesh
+    seeds: Seeds
     model: ResNet
     optimizer: optax.GradientTransformation
     schedule: Schedule
@@ -70,13 +73,19 @@ class Parts:
     steps_per_call: int
 
     def initial_variables(self) -> dict:
-        """Parameters and statistics before step 1, as this process makes them by itself."""
-        return initialize(self.model, named_key(self.config.seed, "parameters"), self.input.image_shape)
+        """Parameters and statistics of each seed before step 1, as this process makes them by itself."""
+        keys = [named_key(seed, "parameters") for seed in self.seeds.numbers]
+        return self.seeds.join([initialize(self.model, key, self.input.image_shape) for key in keys])
 
     def initial_state(self, variables: dict | None = None) -> TrainState:
         """The state before step 1, of these variables or the initial ones, on all devices as `train.sharding` says."""
-        state = build_state(self.config, self.initial_variables() if variables is None else variables)
+        variables = self.initial_variables() if variables is None else variables
+        state = self.seeds.over(lambda own: build_state(self.config, own))(variables)
         return place(state, state_shardings(state, self.mesh, self.config.train.sharding))
+
+    def initial_progress(self) -> Progress:
+        """Nothing seen yet, by any seed."""
+        return replicate(self.seeds.join([Progress.zero() for _ in self.seeds.numbers]), self.mesh)
 
 
 def build(config: Any) -> Parts:
@@ -103,10 +112,11 @@ def build(config: Any) -> Parts:
         )
     model = build_model(config, num_classes=info.num_classes)
     build_data = {"resident": _resident_parts, "streamed": _streamed_parts}[config.data.pipeline]
-    parts = build_data(config, info, mesh, build_train_step(config, model, mesh))
+    parts = build_data(config, info, mesh, lambda seed: build_train_step(config, model, mesh, seed=seed))
     return Parts(
         config=config,
         mesh=mesh,
+        seeds=Seeds(config.seed, config.num_seeds),
         model=model,
         optimizer=build_optimizer(config),
         schedule=build_schedule(config),
@@ -123,11 +133,14 @@ def check_classes(config: Any, info: DatasetInfo) -> None:
         )
 
 
-def _resident_parts(config: Any, info: DatasetInfo, mesh: Mesh, train_step: TrainStep) -> dict[str, Any]:
+_MakeStep = Callable[[Seed], TrainStep]
+
+
+def _resident_parts(config: Any, info: DatasetInfo, mesh: Mesh, make_step: _MakeStep) -> dict[str, Any]:
     train = load_arrays(info, config.data.train_split)
     input = describe_input(train.images, info.class_names, normalization=config.data.normalization)
     data = to_device(train, mesh)
-    batch_at = build_batches(config, input, mesh)
+    seeds = Seeds(config.seed, config.num_seeds)
     wanted = config.train.steps_per_dispatch
     if wanted is None:
         wanted = _STEPS_PER_CALL.get(jax.default_backend(), _STEPS_PER_CALL_ELSEWHERE)
@@ -135,20 +148,24 @@ def _resident_parts(config: Any, info: DatasetInfo, mesh: Mesh, train_step: Trai
         "data": f"{data_manifest(info)} {content_digest(train)}",
         "input": input,
         "splits": _open_splits(config, info, mesh, {"train": data}),
-        "feed": ResidentFeed(data, seed=config.seed, batch_size=config.train.batch_size),
+        "feed": ResidentFeed(data, seeds=seeds.numbers, batch_size=config.train.batch_size),
         "make_call": lambda steps: make_resident_step(
-            train_step, batch_at, mesh, sharding=config.train.sharding, steps_per_call=steps
+            lambda seed: (make_step(seed), build_batches(config, input, mesh, seed=seed)),
+            mesh,
+            sharding=config.train.sharding,
+            steps_per_call=steps,
+            together=seeds.together,
         ),
         "steps_per_call": max(1, min(wanted, len(data) // config.train.batch_size)),
     }
 
 
-def _streamed_parts(config: Any, info: DatasetInfo, mesh: Mesh, train_step: TrainStep) -> dict[str, Any]:
+def _streamed_parts(config: Any, info: DatasetInfo, mesh: Mesh, make_step: _MakeStep) -> dict[str, Any]:
     statistics = statistics_of(info, config.data.statistics)
     batches = build_train_batches(config, info, rows=local_rows(config.train.batch_size, mesh))
     batches.examples.check_some()
     input = build_input(config, info, statistics)
-    prepare = build_prepare(config, input, mesh)
+    prepare, train_step = build_prepare(config, input, mesh), make_step(config.seed)
     return {
         "data": data_manifest(info),
         "input": input,
@@ -173,13 +190,13 @@ def open_split(config: Any, info: DatasetInfo, split: str, mesh: Mesh) -> Split:
     return to_device(load_arrays(info, split), mesh)
 
 
-def build_train_step(config: Any, model: ResNet, mesh: Mesh) -> TrainStep:
+def build_train_step(config: Any, model: ResNet, mesh: Mesh, *, seed: Seed) -> TrainStep:
     """One update as `config.train` and its neighbours describe it, see `make_train_step`."""
     return make_train_step(
         model,
         build_optimizer(config),
         build_schedule(config),
-        seed=config.seed,
+        seed=seed,
         label_smoothing=config.train.label_smoothing,
         loss=config.train.loss,
         ema_decay=config.train.ema_decay,
@@ -262,11 +279,11 @@ def build_optimizer(config: Any) -> optax.GradientTransformation:
     return optimizer_named(**config.optimizer)
 
 
-def build_batches(config: Any, input: InputDescription, mesh: Mesh) -> BatchAt:
+def build_batches(config: Any, input: InputDescription, mesh: Mesh, *, seed: Seed) -> BatchAt:
     """The training batches that `config.data` describes."""
     return make_batch_at(
         mesh,
-        seed=config.seed,
+        seed=seed,
         batch_size=config.train.batch_size,
         mean=input.mean,
         std=input.std,

@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         with _warnings_shown():
+            _refuse_what_is_no_text(words)
             code = _dispatch(words)
         sys.stdout.flush()
         return code
@@ -58,6 +59,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         if (of_error := _code_of(error)) is None:
             raise
         return _fail(error, of_error)
+
+
+def _refuse_what_is_no_text(words: Sequence[str]) -> None:
+    """Python has a stand-in for bytes that its encoding does not know, which libraries that store paths cannot take."""
+    for word in words:
+        try:
+            word.encode("utf-8")
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"{ascii(word)}: these bytes are no text in this process's encoding, {sys.getfilesystemencoding()}; "
+                "set PYTHONUTF8=1, or LC_ALL to a locale with UTF-8, or choose another name"
+            ) from None
 
 
 def program() -> None:

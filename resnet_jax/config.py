@@ -171,6 +171,22 @@ def _check_contradictions(values: Mapping[str, Any]) -> None:
     _check_divisible(values["train.batch_size"], _divisors(values, 1))
     _check_schedule(values)
     _check_pipeline(values)
+    _check_seeds(values)
+
+
+def _check_seeds(values: Mapping[str, Any]) -> None:
+    count, last = values["num_seeds"], values["seed"] + values["num_seeds"] - 1
+    if count == 1:
+        return
+    below = KEYS["seed"].below
+    if below is not None and last >= below:
+        raise ValueError(f"num_seeds={count}: the last seed would be {last}, and must be below {below}")
+    # A streamed image is decoded for one seed's view of it.
+    for key, needed in (("data.pipeline", "resident"), ("train.sharding", "none")):
+        if (value := values[key]) != needed:
+            raise ValueError(f"num_seeds={count}: needs {key}={needed}, not {value}")
+    if values["train.determinism"] == "topology":
+        raise ValueError(f"num_seeds={count}: must be 1 with train.determinism=topology")
 
 
 def _divisors(values: Mapping[str, Any], device_count: int) -> dict[str, int]:

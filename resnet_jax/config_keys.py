@@ -43,6 +43,7 @@ class Rule(NamedTuple):
 
 KEYS: dict[str, Rule] = {
     "seed": Rule("int", 0, "gives initial parameters, image order, augmentation", minimum=0, below=2**31),
+    "num_seeds": Rule("int", 1, "train so many, seed and those after it, in one program", minimum=1),
     "model.name": Rule("str", "cifar_resnet20", "as resnet_jax.list_models() names them"),
     "model.num_classes": Rule("int", None, "None: as many as the data set has", minimum=1, none=True),
     "model.shortcut": Rule("str", None, "section 3.3; None: the family's own", ("A", "B", "C"), none=True),

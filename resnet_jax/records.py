@@ -51,12 +51,14 @@ _SCHEMA = {
 # `resumed_from_step`: the times are those of the last process, which began there; null or absent for a run in one go.
 # `unreadable_images`: training images that were left out, each time one came up. `pixel_statistics`: where
 # mean and standard deviation are from. `determinism`: the promises that the run had, see `environment.determinism`.
+# `seeds_together`: how many trained in one program, whose times these are; absent for one alone.
 _OPTIONAL = {
     "validation": _EVALUATION,
     "resumed_from_step": f"{_COUNT} or null",
     "unreadable_images": _COUNT,
     "pixel_statistics": _TEXT,
     "determinism": _TEXT,
+    "seeds_together": _COUNT,
 }
 
 

@@ -45,6 +45,10 @@ class Workdir:
         self.record = self.path / "record.json"
         self.curves = self.path / "curves.png"
 
+    def of_seed(self, seed: int) -> "Workdir":
+        """The workdir of one of several seeds that train together in this one."""
+        return Workdir(self.path / f"seed_{seed}")
+
     def read_config(self) -> Any:
         """The config of the run in this folder; FileNotFoundError if there is none."""
         if not self.config.is_file():

@@ -135,22 +135,31 @@ class ProgressWriter:
     checkpoints in, and compilation (before the first write) out.
     """
 
-    def __init__(self, total_steps: int, *, batch_size: int, resume_step: int = 0, stream: io.TextIOBase | None = None):
+    def __init__(
+        self,
+        total_steps: int,
+        *,
+        batch_size: int,
+        resume_step: int = 0,
+        name: str = "",
+        stream: io.TextIOBase | None = None,
+    ):
         """Starts at a step.
 
         Args:
           total_steps: optimizer steps of the whole run.
           batch_size: images per optimizer step.
           resume_step: the step a run goes on from.
+          name: of the run, before everything else, where several are shown.
           stream: where to show it; standard error if None.
 
         Raises:
           ValueError: there are no steps or no images in a step.
         """
-        for name, value in (("total_steps", total_steps), ("batch_size", batch_size)):
+        for key, value in (("total_steps", total_steps), ("batch_size", batch_size)):
             if value < 1:
-                raise ValueError(f"{name}={value}: must be at least 1")
-        self._total, self._batch_size = total_steps, batch_size
+                raise ValueError(f"{key}={value}: must be at least 1")
+        self._total, self._batch_size, self._name = total_steps, batch_size, name
         self._stream = sys.stderr if stream is None else stream
         self._first: tuple[int, float] | None = None
         self._latest: dict[str, str] = {}
@@ -160,8 +169,9 @@ class ProgressWriter:
                 total=total_steps,
                 initial=resume_step,
                 file=self._stream,
+                desc=name or None,
                 dynamic_ncols=True,
-                bar_format="{percentage:3.0f}%|{bar}| step {n_fmt}/{total_fmt}{postfix}",
+                bar_format="{desc}{percentage:3.0f}%|{bar}| step {n_fmt}/{total_fmt}{postfix}",
             )
 
     def write_scalars(self, step: int, scalars: Scalars) -> None:
@@ -169,7 +179,8 @@ class ProgressWriter:
         texts = {name: text for name, value in scalars.items() if (text := _in_words(name, float(value)))}
         speed = self._speed(int(step), scalars)
         if self._bar is None:
-            self._stream.write(", ".join([f"step {step}/{self._total}", *texts.values(), *speed]) + "\n")
+            words = [*([self._name] if self._name else []), f"step {step}/{self._total}", *texts.values(), *speed]
+            self._stream.write(", ".join(words) + "\n")
             self._stream.flush()
             return
         self._latest |= {name: text for name, text in texts.items() if name.endswith("/error_top1")}

@@ -335,6 +335,15 @@ def test_a_typing_error_stops_the_process_within_five_seconds(words, message):
     assert seconds < 5
 
 
+def test_bytes_that_are_no_text_are_refused_with_what_helps(tmp_path):
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "resnet_jax", "train", "--config=digits", f"--workdir={tmp_path}/läuf"]
+    result = subprocess.run(command, cwd=CHECKOUT, env=os.environ | ascii_only, capture_output=True, text=True)
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert "no text in this process's encoding, ascii; set PYTHONUTF8=1" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_net_that_does_not_exist_is_refused_without_jax():
     words = [*TRAIN, "--config.model.name=cifar_resnet21"]
     code = f"""

@@ -119,6 +119,37 @@ def test_only_a_cpu_gets_the_gradient_in_parts(platform, convolutions):
     assert lowered.as_text().count("stablehlo.convolution") == convolutions
 
 
+@pytest.mark.parametrize("axes", [(0, 0), (0, None), (None, 0)])
+@pytest.mark.parametrize("case", ["3x3 stride 2, odd sides", "3x3 two parts", "1x1 stride 2"])
+def test_several_nets_at_once_have_the_output_and_gradients_of_each(case, axes):
+    sides, size, stride, padding = CASES[case]
+    shapes = ((*sides, 3), (size, size, 3, 4))
+    many = [shape if axis is None else (3, *shape) for shape, axis in zip(shapes, axes, strict=True)]
+    arguments = [normal(shape, index) for index, shape in enumerate(many)]
+
+    def both(images, kernel):
+        output, pull_back = jax.vjp(lambda x, k: convolution(x, k, (stride, stride), padding), images, kernel)
+        return output, *pull_back(jnp.cos(output))
+
+    together = jax.jit(jax.vmap(both, axes))(*arguments)
+    for index in range(3):
+        own = [leaf if axis is None else leaf[index] for leaf, axis in zip(arguments, axes, strict=True)]
+        for found, expected in zip(together, jax.jit(both)(*own), strict=True):
+            np.testing.assert_array_equal(found[index], expected)
+
+
+@pytest.mark.parametrize(("platform", "convolutions"), [("cpu", 3 * (1 + 1 + 16)), ("tpu", 3), ("cuda", 3)])
+def test_several_nets_at_once_are_one_convolution_but_on_a_cpu(platform, convolutions):
+    images, kernel = normal((3, 128, 16, 16, 2), 0), normal((3, 3, 3, 2, 2), 1)
+
+    def all_three(images, kernel):
+        output, pull_back = jax.vjp(lambda x, k: convolution(x, k, (1, 1), ((1, 1), (1, 1))), images, kernel)
+        return output, pull_back(output)
+
+    lowered = jax.jit(jax.vmap(all_three)).trace(images, kernel).lower(lowering_platforms=(platform,))
+    assert lowered.as_text().count("stablehlo.convolution") == convolutions
+
+
 def delta_kernel(size, channels):
     """One at the centre, channel by channel."""
     kernel = np.zeros((size, size, channels, channels), np.float32)

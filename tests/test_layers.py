@@ -21,7 +21,7 @@ LAYERS = {
         *("training.losses", "evaluation.metrics", "training.schedules"),
     ],
     "pretrained": ["pretrained"],
-    "state": ["training.optimizers", "training.state"],
+    "state": ["training.optimizers", "training.seeds", "training.state"],
     "step": ["training.ordered_sum", "training.sharding", "training.steps"],
     "build": ["build", "workdir"],
     "guards": [
@@ -36,7 +36,7 @@ LAYERS = {
         *("evaluation", "checkpoints", "writers", "analysis"),
         *("training.batch_statistics", "training.metrics_log"),
     ],
-    "run": ["training.start", "training.saving"],
+    "run": ["training.member", "training.start", "training.saving"],
     "loop": ["training.loop"],
     "command line": ["commands", "cli", "__main__"],
 }

@@ -7,7 +7,8 @@ import pytest
 
 from resnet_jax.data.batch import Batch
 from resnet_jax.data.device_augment import make_prepare
-from resnet_jax.data.resident import EpochOrders, ResidentData, make_batch_at
+from resnet_jax.data.feeds import ResidentFeed
+from resnet_jax.data.resident import ResidentData, make_batch_at
 from resnet_jax.distributed import data_mesh, replicate, replicated, split_batch
 from resnet_jax.models.registry import create_model, initialize
 from resnet_jax.training import schedules
@@ -41,21 +42,24 @@ def run_steps(devices, *, steps, group_size=None, steps_per_call=1, dtype="float
     model = tiny_model(bn_group_size=group_size, dtype=dtype)
     schedule = schedules.constant(0.05)
     data = replicate(random_split(), mesh)
-    batch_at = make_batch_at(
-        mesh,
-        seed=0,
-        batch_size=32,
-        mean=np.full(3, 120, np.float32),
-        std=np.full(3, 60, np.float32),
-        pad=1,
-        flip=True,
-    )
-    train_step = make_train_step(model, OPTIMIZER, schedule, seed=0)
-    call = make_resident_step(train_step, batch_at, mesh, steps_per_call=steps_per_call)
-    orders = EpochOrders(seed=0, count=96)
+
+    def make_update(seed):
+        batch_at = make_batch_at(
+            mesh,
+            seed=seed,
+            batch_size=32,
+            mean=np.full(3, 120, np.float32),
+            std=np.full(3, 60, np.float32),
+            pad=1,
+            flip=True,
+        )
+        return make_train_step(model, OPTIMIZER, schedule, seed=seed), batch_at
+
+    call = make_resident_step(make_update, mesh, steps_per_call=steps_per_call)
+    feed = ResidentFeed(data, seeds=(0,), batch_size=32)
     state, progress = replicate((make_state(model, schedule), Progress.zero()), mesh)
     for k in range(0, steps, steps_per_call):
-        state, progress = call(state, progress, data, *orders.at(k * 32))
+        state, progress = call(state, progress, *feed.arguments(k))
     assert int(state.step) == steps
     assert state.params["classifier"]["kernel"].sharding.is_equivalent_to(replicated(mesh), 2)
     return jax.device_get(state), jax.device_get(progress)

@@ -11,7 +11,8 @@ from hosts_helper import JOIN, run_processes
 
 from resnet_jax.data.batch import Batch
 from resnet_jax.data.device_augment import make_prepare
-from resnet_jax.data.resident import EpochOrders, ResidentData, make_batch_at
+from resnet_jax.data.feeds import ResidentFeed
+from resnet_jax.data.resident import ResidentData, make_batch_at
 from resnet_jax.distributed import data_mesh, replicate, split_batch
 from resnet_jax.hosts.fingerprint import fingerprint
 from resnet_jax.models.registry import create_model, initialize
@@ -39,9 +40,11 @@ def arguments_of_steps(mesh, steps, *, streamed):
     labels = random.integers(0, 10, COUNT).astype(np.int32)
     if not streamed:
         batch_at = make_batch_at(mesh, seed=0, batch_size=BATCH, pad=2, flip=True, **PIXELS)
-        data, orders = replicate(ResidentData(images=images, labels=labels), mesh), EpochOrders(seed=0, count=COUNT)
-        arguments = [(data, *orders.at(k * BATCH)) for k in range(steps)]
-        return lambda step: make_resident_step(step, batch_at, mesh), arguments
+        data = replicate(ResidentData(images=images, labels=labels), mesh)
+        feed = ResidentFeed(data, seeds=(0,), batch_size=BATCH)
+        return lambda step: make_resident_step(lambda _: (step, batch_at), mesh), [
+            feed.arguments(k) for k in range(steps)
+        ]
     vectors = np.linalg.qr(random.normal(size=(3, 3)))[0].astype(np.float32)
     colors = dict(pca_std=0.1, eigenvalues=np.array([55, 5, 1], np.float32), eigenvectors=vectors)
     prepare = make_prepare(mesh, seed=0, batch_size=BATCH, mixup_alpha=0.2, cutmix_alpha=1.0, **colors, **PIXELS)

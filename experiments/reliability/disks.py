@@ -190,25 +190,27 @@ def _vanished(bench: Bench, trainee: Library) -> Trial:
     return trial
 
 
+NO_TEXT = Message(r"these bytes are no text in this process's encoding, ascii", "set PYTHONUTF8=1")
+_BEYOND_ASCII = "a locale without UTF-8, a folder beyond ASCII"
+_ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
 def surroundings(bench: Bench, variants: tuple[str, ...]) -> list[Trial]:
-    """Row 23: the run ends as ever."""
+    """Row 23: the run ends as ever; a folder whose name is no text where it runs is refused, with what helps."""
     trainee, trials = Library(), []
     for name in variants:
         place = bench.place(trainee)
+        if name == _BEYOND_ASCII:
+            trials.append(_beyond_ascii(bench, trainee, place))
+            continue
         temporary = place.folder / "temporary"
         variables, hook = {
             "the clock jumps a day ahead": ({}, "clock_forth:9"),
             "the clock jumps a day back": ({}, "clock_back:9"),
             "/tmp is full": ({"TMPDIR": str(temporary)}, None),
             "no home": ({"HOME": "/nonexistent", "XDG_CACHE_HOME": "", "XDG_CONFIG_HOME": ""}, None),
-            "a locale without UTF-8": ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, None),
-            "a locale without UTF-8, a folder beyond ASCII": (
-                {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-                None,
-            ),
+            "a locale without UTF-8": (_ASCII, None),
         }[name]
-        if "ASCII" in name:
-            place.name = "läuf"
         if "/tmp" in name:
             with disk(temporary):
                 fill(temporary, leave=0)
@@ -223,6 +225,19 @@ def surroundings(bench: Bench, variants: tuple[str, ...]) -> list[Trial]:
     return trials
 
 
+def _beyond_ascii(bench: Bench, trainee: Library, place: Place) -> Trial:
+    place.name = "läuf"
+    codes, output = _run(bench, trainee, place, _ASCII, None)
+    named, refused = NO_TEXT.named_in(output), codes == [exit_codes.BAD_INPUT] and not place.workdir.exists()
+    then, last = _run(bench, trainee, place, _ASCII | {"PYTHONUTF8": "1"}, None)
+    exact = then == [0] and bench.is_exact(trainee, place)
+    trial = Trial(_BEYOND_ASCII, codes=codes, exact=exact, named=named, as_promised=exact and named and refused)
+    trial.silently_wrong = [0] in (codes, then) and not exact
+    trial.note = "" if trial.as_promised else f"ended with {codes}, then {then}: {last_line(last or output)}"
+    bench.remove(place)
+    return trial
+
+
 def _run(
     bench: Bench, trainee: Library, place: Place, variables: dict[str, str], hook: str | None
 ) -> tuple[list[int | str], str]:
@@ -232,5 +247,5 @@ def _run(
 
 SURROUNDINGS = (
     *("the clock jumps a day ahead", "the clock jumps a day back"),
-    *("/tmp is full", "no home", "a locale without UTF-8", "a locale without UTF-8, a folder beyond ASCII"),
+    *("/tmp is full", "no home", "a locale without UTF-8", _BEYOND_ASCII),
 )

@@ -247,8 +247,9 @@ ROWS = (
     Row(
         23,
         "clock jumps, full /tmp, no home, no UTF-8",
-        "the run ends exact",
+        "the run ends exact; a name that is no text in the locale is refused with what helps, and nothing is made",
         _one_or_all(disks.surroundings, disks.SURROUNDINGS),
+        messages={"no text": disks.NO_TEXT},
     ),
     Row(
         24,

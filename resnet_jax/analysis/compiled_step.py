@@ -177,10 +177,15 @@ def _jitted(config: Any, data: Data, model: Any, mesh: Mesh) -> Any:
     described = InputDescription(
         data.image_shape, 0 * ones, ones, names, color_values=ones, color_vectors=np.diag(ones)
     )
-    step = build.build_train_step(config, model, mesh)
+
+    def step(seed):
+        return build.build_train_step(config, model, mesh, seed=seed)
+
     if config.data.pipeline == "resident":
-        return make_resident_step(step, build.build_batches(config, described, mesh), mesh)
-    return make_streamed_step(step, build.build_prepare(config, described, mesh), mesh)
+        return make_resident_step(
+            lambda seed: (step(seed), build.build_batches(config, described, mesh, seed=seed)), mesh
+        )
+    return make_streamed_step(step(config.seed), build.build_prepare(config, described, mesh), mesh)
 
 
 def _arguments(config: Any, data: Data, state: Any, mesh: Mesh) -> tuple:
@@ -194,7 +199,7 @@ def _arguments(config: Any, data: Data, state: Any, mesh: Mesh) -> tuple:
     if config.data.pipeline == "resident":
         count = data.examples
         split = ResidentData(abstract((count, *data.image_shape), jnp.uint8), abstract((count,), jnp.int32))
-        return (*carried, split, abstract((2 * count,), jnp.int32), abstract((), jnp.int32))
+        return (*carried, abstract((), jnp.int32), split, abstract((2 * count,), jnp.int32), abstract((), jnp.int32))
     size = config.train.batch_size
     images = abstract((size, *data.image_shape), jnp.uint8, divided)
     return (*carried, images, abstract((size,), jnp.int32, divided), abstract((size,), jnp.float32, divided))

@@ -90,6 +90,8 @@ def plan(
     }.items():
         if other:
             raise ValueError(f"train.{key}={config.train[key]}: a plan has formulas for copies and all-reduces only")
+    if config.num_seeds > 1:
+        raise ValueError(f"num_seeds={config.num_seeds}: a plan is of one seed; set num_seeds=1")
     data, encoded_bytes = _data_of(config)
     devices = hosts * per_host
     config = configs.resolve(config, train_examples=data.examples, device_count=devices)

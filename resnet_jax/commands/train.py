@@ -50,9 +50,10 @@ def run(flags: argparse.Namespace) -> int | None:
     join(flags.coordinator, flags.process_count, flags.process_index, **times)
     import jax
 
-    from resnet_jax.training.loop import train
+    from resnet_jax.training.loop import train_seeds
 
-    test = train(config, flags.workdir)["test"]
+    records = train_seeds(config, flags.workdir)
     if jax.process_index() == 0:
-        print(f"test error {percent(test['error_top1'])} of {test['count']} images; see {flags.workdir}")
+        errors = ", ".join(percent(record["test"]["error_top1"]) for record in records)
+        print(f"test error {errors} of {records[0]['test']['count']} images; see {flags.workdir}")
     return None

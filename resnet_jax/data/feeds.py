@@ -5,9 +5,11 @@ A feed has `arguments(step)`, what the update that turns `step` into step + 1 ta
 """
 
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array
 
@@ -20,15 +22,22 @@ _BATCHES_AHEAD = 2
 
 
 class ResidentFeed:
-    """A whole split, and the orders of the epochs that a step touches; see `make_resident_step`."""
+    """A whole split, and the orders of the epochs that a step touches; see `make_resident_step`.
 
-    def __init__(self, data: ResidentData, *, seed: int, batch_size: int):
+    Args:
+      data: the split.
+      seeds: of the run; what is of each has a leading axis if there are several.
+      batch_size: examples per step of one seed.
+    """
+
+    def __init__(self, data: ResidentData, *, seeds: Sequence[int], batch_size: int):
         self._data, self._batch_size = data, batch_size
-        self._orders = EpochOrders(seed=seed, count=len(data))
+        self._seed = jnp.asarray(seeds if len(seeds) > 1 else seeds[0], jnp.int32)
+        self._orders = EpochOrders(seed=self._seed, count=len(data))
 
-    def arguments(self, step: int) -> tuple[ResidentData, Array, int]:
-        """The split, the orders, and the position at which the first of them starts."""
-        return (self._data, *self._orders.at(step * self._batch_size))
+    def arguments(self, step: int) -> tuple[Array, ResidentData, Array, int]:
+        """The seeds, the split, the orders, and the position at which the first of them starts."""
+        return (self._seed, self._data, *self._orders.at(step * self._batch_size))
 
     def close(self) -> None:
         """Does nothing: there is nothing to end."""

@@ -18,7 +18,7 @@ from jaxtyping import Array, Int, UInt8
 from resnet_jax.data.batch import Batch
 from resnet_jax.data.device_augment import normalize, pad_crop_flip
 from resnet_jax.distributed import split_batch
-from resnet_jax.random_keys import named_key
+from resnet_jax.random_keys import Seed, named_key
 
 
 class ResidentData(flax.struct.PyTreeNode):
@@ -37,12 +37,17 @@ class ResidentData(flax.struct.PyTreeNode):
 
 
 class EpochOrders:
-    """The permutations of two consecutive epochs at a time, made on the device when first needed."""
+    """The permutations of two consecutive epochs at a time, made on the device when first needed.
 
-    def __init__(self, *, seed: int, count: int):
+    Args:
+      seed: of the order; or several, int32 [s], and the orders have a leading axis of them.
+      count: examples of the split.
+    """
+
+    def __init__(self, *, seed: Seed, count: int):
         self.count = count
-        self._key = named_key(seed, "order")
-        self._permute = jax.jit(self._permutations)
+        self._seed = jnp.asarray(seed, jnp.int32)
+        self._permute = jax.jit(jax.vmap(self._permutations, (0, None)) if self._seed.ndim else self._permutations)
         self._epoch = -1
         self._pair: Array | None = None
 
@@ -58,12 +63,12 @@ class EpochOrders:
         """
         epoch = position // self.count
         if epoch != self._epoch:
-            self._epoch, self._pair = epoch, self._permute(epoch)
+            self._epoch, self._pair = epoch, self._permute(self._seed, epoch)
         assert self._pair is not None
         return self._pair, epoch * self.count
 
-    def _permutations(self, epoch):
-        keys = [jax.random.fold_in(self._key, epoch + offset) for offset in (0, 1)]
+    def _permutations(self, seed, epoch):
+        keys = [jax.random.fold_in(named_key(seed, "order"), epoch + offset) for offset in (0, 1)]
         return jnp.concatenate([jax.random.permutation(key, self.count) for key in keys])
 
 
@@ -76,7 +81,7 @@ BatchAt = Callable[[ResidentData, Array, Any, Any], Batch]
 
 
 def make_batch_at(
-    mesh: Mesh, *, seed: int, batch_size: int, mean: np.ndarray, std: np.ndarray, pad: int, flip: bool
+    mesh: Mesh, *, seed: Seed, batch_size: int, mean: np.ndarray, std: np.ndarray, pad: int, flip: bool
 ) -> BatchAt:
     """Returns the pure function (data, orders, epoch_start, k) -> the k-th training batch.
 

@@ -54,6 +54,11 @@ class TrainedNet:
     def restore(cls, files: Workdir, *, checkpoint: str | int, mesh: Mesh) -> "TrainedNet":
         """Reads a run's checkpoint; raises what `Workdir.read_config` and `Checkpoints.restore` raise."""
         config, input = files.read_config(), InputDescription.load(files.input)
+        if config.num_seeds > 1:
+            raise ValueError(
+                f"{files.path} is of {config.num_seeds} seeds that train together; each has a workdir in it at the "
+                f"end: name one, such as {files.of_seed(config.seed).path}"
+            )
         model = build_model(config, num_classes=len(input.class_names))
 
         def initial() -> tuple[TrainState, Progress]:
@@ -140,9 +145,9 @@ def _training_images(
         batch_at = jax.jit(build_prepare(config, input, mesh))
         feed = StreamedFeed(build_train_batches(config, info), mesh, total_steps=count, workers=workers)
     else:
-        batch_at = jax.jit(build_batches(config, input, mesh))
+        batch_at = jax.jit(lambda seed, *arguments: build_batches(config, input, mesh, seed=seed)(*arguments))
         data = to_device(load_arrays(info, config.data.train_split), mesh)
-        feed = ResidentFeed(data, seed=config.seed, batch_size=config.train.batch_size)
+        feed = ResidentFeed(data, seeds=(config.seed,), batch_size=config.train.batch_size)
     try:
         for step in range(count):
             yield batch_at(*feed.arguments(step), step).image

@@ -8,26 +8,25 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from resnet_jax import config as configs
-from resnet_jax.analysis.curves import plot_curves
 from resnet_jax.build import Parts
 from resnet_jax.checkpoints import Checkpoints
 from resnet_jax.distributed import collected, replicate
-from resnet_jax.environment import environment, peak_memory
 from resnet_jax.evaluation.evaluator import Evaluate, make_evaluator
 from resnet_jax.hosts.agreement import check_agreement
 from resnet_jax.hosts.peers import lost_peers_named
-from resnet_jax.records import read_record, write_record
+from resnet_jax.records import read_record
 from resnet_jax.training.determinism import compiler_options, promises
-from resnet_jax.training.metrics_log import MetricsLog
+from resnet_jax.training.member import Member
 from resnet_jax.training.preemption import Preempted, Preemption
 from resnet_jax.training.saving import Saver
+from resnet_jax.training.seeds import Seeds
 from resnet_jax.training.start import started
-from resnet_jax.training.state import Progress, TrainState
+from resnet_jax.training.state import TrainState
 from resnet_jax.training.watchdog import Watchdog
 from resnet_jax.workdir import Workdir
-from resnet_jax.writers import JsonLinesWriter, MultiWriter, ProgressWriter, TensorBoardWriter
 
 # The others wait while process 0 draws and writes.
 _RECORD_SECONDS = 300.0
@@ -44,7 +43,7 @@ def train(config: Any, workdir: str | os.PathLike, *, writers: Sequence[Any] | N
     and every thread's traceback.
 
     Args:
-      config: from `config_files.load_config`.
+      config: from `config_files.load_config`, of one seed.
       workdir: folder for all that the run leaves behind, see `Workdir`; of one run at a time.
       writers: more places for the scalars, each with clu's `write_scalars(step, scalars)`, `flush()` and `close()`.
 
@@ -60,13 +59,43 @@ def train(config: Any, workdir: str | os.PathLike, *, writers: Sequence[Any] | N
       PeerLost: if another process of the run did not come, or is gone.
       ReplicasDiffer: if a device's copy of the parameters is not that of the others.
     """
-    begun = time.perf_counter()
-    files = Workdir(workdir)
     configs.check(config)
+    if config.num_seeds > 1:
+        raise ValueError(f"num_seeds={config.num_seeds}: train makes one record; train_seeds trains several seeds")
+    return _train(config, Workdir(workdir), writers or ())[0]
+
+
+def train_seeds(config: Any, workdir: str | os.PathLike) -> list[dict]:
+    """As `train`, `config.num_seeds` seeds in one program: the config's and those after it.
+
+    On an accelerator small nets leave most of the device idle, and several at once take hardly longer than one. What
+    each learns is what it would have learnt alone, but for rounding: the same initial parameters, images and
+    augmentation. One schedule and one set of checkpoints serve all; a loss that is not finite ends all.
+
+    Args:
+      config: from `config_files.load_config`; resident data, nothing divided.
+      workdir: of all. Each seed has a folder `seed_N` in it, which at the end is a workdir as `train` leaves it, but
+        that the last checkpoint is the only one. With one seed it is the workdir of that.
+
+    Returns:
+      The records, in the order of the seeds. Their times are those of all together: `images_per_second` counts the
+      images of one seed.
+
+    Raises:
+      As `train`.
+    """
+    configs.check(config)
+    return _train(config, Workdir(workdir), ())
+
+
+def _train(config: Any, files: Workdir, writers: Sequence[Any]) -> list[dict]:
+    begun = time.perf_counter()
     files.refuse_other_config(config)
-    if files.record.is_file():
-        # It is written last: the run is finished, and its record is not for another process to change.
-        return read_record(files.record)
+    seeds = Seeds(config.seed, config.num_seeds)
+    records = [(files.of_seed(seed) if seeds.together else files).record for seed in seeds.numbers]
+    if all(record.is_file() for record in records):
+        # They are written last: the run is finished, and its record is not for another process to change.
+        return [read_record(record) for record in records]
     limits = {name.removesuffix("_seconds"): seconds for name, seconds in config.limits.items()}
     with (
         started(config, files) as (parts, state),
@@ -77,20 +106,18 @@ def train(config: Any, workdir: str | os.PathLike, *, writers: Sequence[Any] | N
             keep_best=parts.config.checkpoint.keep_best,
         ) as checkpoints,
     ):
-        run = _Run(parts, state, files, checkpoints, watchdog, writers or (), begun=begun)
+        run = _Run(parts, state, files, checkpoints, watchdog, writers, begun=begun)
         try:
             with Preemption() as preemption, lost_peers_named():
                 run.to_the_end(preemption)
         finally:
             parts.feed.close()
-            run.writer.close()
+            for member in run.members:
+                member.writer.close()
         with lost_peers_named():
-            record = run.record()
-        if jax.process_index() == 0:
-            plot_curves(files.metrics, files.curves)
-            write_record(files.record, record)
+            run.finish()
         check_agreement({}, seconds=_RECORD_SECONDS)
-    return read_record(files.record)
+    return [read_record(record) for record in records]
 
 
 class _Run:
@@ -111,14 +138,25 @@ class _Run:
         self.begun = begun
         self.compile_seconds = self.other_seconds = self.training_seconds = 0.0
         self.compiler_options = compiler_options(self.config.train.determinism)
-        self.state, self.progress = state, self.fresh_progress()
+        self.state, self.progress = state, parts.initial_progress()
         self.saver = Saver(checkpoints, watchdog, parts.mesh)
         self.first_step = 0
         restored = self.saver.restore((self.state, self.progress))
         if restored is not None:
             self.first_step, (self.state, self.progress) = restored
         self.step = self.first_step
-        self.writer = MultiWriter(self.open_writers(files, writers) if jax.process_index() == 0 else ())
+        if jax.process_index() == 0:
+            self.announce()
+        self.members = [
+            Member(
+                parts,
+                files.of_seed(seed) if parts.seeds.together else files,
+                seed,
+                first_step=self.first_step,
+                writers=writers,
+            )
+            for seed in parts.seeds.numbers
+        ]
         self.evaluate: Evaluate = make_evaluator(
             parts.model,
             parts.mesh,
@@ -128,15 +166,8 @@ class _Run:
             workers=self.config.data.workers,
             compiler_options=self.compiler_options,
         )
-        self.after_evaluation = jax.jit(parts.schedule.after_evaluation)
+        self.after_evaluation = jax.jit(parts.seeds.over(parts.schedule.after_evaluation))
         self.calls: dict[int, Any] = {}
-        self.held_out: dict[str, dict[str, float]] = {}
-        self.log = MetricsLog(
-            self.writer,
-            batch_size=self.batch_size,
-            most_skipped=0 if self.config.train.non_finite == "stop" else self.config.train.most_skipped,
-            start_step=self.first_step,
-        )
 
     @property
     def promises(self) -> str:
@@ -146,24 +177,19 @@ class _Run:
     def total(self) -> int:
         return self.config.steps.total
 
-    @property
-    def batch_size(self) -> int:
-        return self.config.train.batch_size
-
-    def open_writers(self, files: Workdir, more: Sequence[Any]) -> list[Any]:
-        """Those of process 0."""
+    def announce(self) -> None:
         devices = f"{jax.process_count()} process{'es' * (jax.process_count() > 1)}, {jax.device_count()} devices"
         print(f"from step {self.first_step}, {devices}, determinism {self.promises}", file=sys.stderr, flush=True)
-        resume = self.first_step or None
-        return [
-            JsonLinesWriter(files.metrics, resume_step=resume),
-            TensorBoardWriter(files.tensorboard, resume_step=resume),
-            ProgressWriter(self.total, batch_size=self.batch_size, resume_step=self.first_step),
-            *more,
-        ]
 
-    def fresh_progress(self) -> Progress:
-        return replicate(Progress.zero(), self.parts.mesh)
+    def of_each(self, tree: Any) -> list[tuple[Member, Any]]:
+        """The members, each with its own of a tree of all."""
+        return list(zip(self.members, self.parts.seeds.split(tree), strict=True))
+
+    def write_all(self) -> None:
+        """Writes what is queued, waiting for the device; raises if the run has to stop."""
+        for member, progress in self.of_each(self.progress):
+            member.log.drain()
+            member.log.check(progress)
 
     def to_the_end(self, preemption: Preemption) -> None:
         """Runs all steps that are left; raises as `train` does."""
@@ -182,13 +208,13 @@ class _Run:
                 self.step % every == 0 or self.step == self.total for every in intervals
             )
             if log_due:
-                self.log.push(self.step, self.progress)
-                self.progress = self.fresh_progress()
+                for member, progress in self.of_each(self.progress):
+                    member.log.push(self.step, progress)
+                self.progress = self.parts.initial_progress()
             if evaluation_due or checkpoint_due:
                 # Both at either: a checkpoint without errors could never be the best. And a checkpoint must not
                 # hide a step that the run has to stop at.
-                self.log.drain()
-                self.log.check(self.progress)
+                self.write_all()
                 with self.not_training():
                     with self.watchdog.phase("evaluation"):
                         errors = self.evaluate_held_out(steer=evaluation_due)
@@ -206,12 +232,12 @@ class _Run:
         yield
         seconds = time.perf_counter() - begun
         self.other_seconds += seconds
-        self.log.leave_out(seconds)
+        for member in self.members:
+            member.log.leave_out(seconds)
 
     def stop_early(self) -> None:
         """Saves where the run is, and ends it."""
-        self.log.drain()
-        self.log.check(self.progress)
+        self.write_all()
         self.saver.save(self.step, (self.state, self.progress), None)
         self.saver.finish()
         raise Preempted(self.step)
@@ -239,58 +265,57 @@ class _Run:
         self.compile_seconds += time.perf_counter() - begun
         return compiled
 
-    def test_errors(self) -> dict[str, dict[str, float]]:
-        """Loss and errors of the validation and test splits, by split."""
+    def test_errors(self) -> list[dict[str, dict[str, float]]]:
+        """Of each member, loss and errors of the validation and test splits, by split."""
         held_out = {split: data for split, data in self.parts.splits.items() if split != "train"}
-        variables = collected(self.state.evaluated_variables, self.parts.mesh)
-        return {split: self.evaluate(variables, data) for split, data in held_out.items()}
+        return [
+            {split: self.evaluate(variables, data) for split, data in held_out.items()}
+            for _, variables in self.of_each(collected(self.state.evaluated_variables, self.parts.mesh))
+        ]
 
     def evaluate_held_out(self, *, steer: bool) -> dict[str, float]:
-        """Tests and writes; the best checkpoint goes by the validation error, or else the test error.
+        """Tests and writes; the best checkpoint goes by the mean of the members' errors.
 
-        So does the schedule, if it is to `steer`: not at a checkpoint that comes between evaluations, because a plateau
+        A schedule that is to `steer` by its own: not at a checkpoint that comes between evaluations, because a plateau
         is so many evaluations long.
         """
-        self.held_out = self.test_errors()
-        for split, errors in self.held_out.items():
-            scalars = {f"{split}/{name}": value for name, value in errors.items() if name != "count"}
-            self.writer.write_scalars(self.step, scalars)
-        error = self.held_out.get("validation", self.held_out["test"])["error_top1"]
+        errors = [
+            member.tested(self.step, found) for member, found in zip(self.members, self.test_errors(), strict=True)
+        ]
         if steer:
-            schedule_state = self.after_evaluation(self.state.schedule_state, error)
+            own = self.parts.seeds.join([jnp.float32(error) for error in errors])
+            schedule_state = self.after_evaluation(self.state.schedule_state, own)
             self.state = self.state.replace(schedule_state=replicate(schedule_state, self.parts.mesh))
-        return {"error_top1": error}
+        return {"error_top1": sum(errors) / len(errors)}
 
-    def record(self) -> dict:
-        """The record of the finished run; all splits are evaluated whole, without augmentation."""
+    def finish(self) -> None:
+        """Tests all training images, without augmentation, and leaves the records behind."""
         with self.watchdog.phase("evaluation"):
-            return self.tested_record()
+            if not all(member.held_out for member in self.members):
+                for member, found in zip(self.members, self.test_errors(), strict=True):
+                    member.held_out = found
+            variables = self.of_each(collected(self.state.evaluated_variables, self.parts.mesh))
+            trained = [self.train_errors(own) for _, own in variables]
+        with self.watchdog.phase("save"):
+            for (member, state), train in zip(self.of_each((self.state, self.progress)), trained, strict=True):
+                member.finish(state, {"train": train, **self.facts(state[0])})
 
-    def tested_record(self) -> dict:
+    def train_errors(self, variables: dict) -> dict[str, float]:
         # What training leaves out cannot be tested either; the count says how many are left.
-        variables = collected(self.state.evaluated_variables, self.parts.mesh)
-        train = self.evaluate(variables, self.parts.splits["train"], unreadable=self.config.data.unreadable)
-        tested = {
-            split: {key: errors[key] for key in ("error_top1", "error_top5", "count")} | {"protocol": "center"}
-            for split, errors in (self.held_out or self.test_errors()).items()
-        }
-        steps = self.step - self.first_step
-        speed = steps * self.batch_size / self.training_seconds if steps else None
+        found = self.evaluate(variables, self.parts.splits["train"], unreadable=self.config.data.unreadable)
+        return {"loss": found["loss"], "error": found["error_top1"], "count": found["count"]}
+
+    def facts(self, state: TrainState) -> dict[str, Any]:
+        """What the record says of the run itself."""
+        images = (self.step - self.first_step) * self.config.train.batch_size
         return {
-            "config": configs.without_places(self.config),
-            "model": self.config.model.name,
-            "seed": self.config.seed,
-            **environment(),
-            "steps": self.step,
             "resumed_from_step": self.first_step or None,
-            "parameters": sum(leaf.size for leaf in jax.tree.leaves(self.state.params)),
-            "train": {"loss": train["loss"], "error": train["error_top1"], "count": train["count"]},
-            **tested,
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
             "wall_seconds": time.perf_counter() - self.begun,
-            "images_per_second": speed,
+            "images_per_second": images / self.training_seconds if images else None,
             "compile_seconds": self.compile_seconds,
-            "unreadable_images": int(self.state.unreadable),
+            "unreadable_images": int(state.unreadable),
             "pixel_statistics": self.parts.input.source,
             "determinism": self.promises,
-            **peak_memory(),
+            **({"seeds_together": len(self.members)} if self.parts.seeds.together else {}),
         }

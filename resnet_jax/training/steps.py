@@ -15,7 +15,7 @@ from resnet_jax.data.resident import BatchAt, ResidentData
 from resnet_jax.distributed import replicated, split_batch
 from resnet_jax.evaluation.metrics import classification_sums
 from resnet_jax.models.resnet import ResNet
-from resnet_jax.random_keys import named_key
+from resnet_jax.random_keys import Seed, named_key
 from resnet_jax.training.losses import loss_named
 from resnet_jax.training.ordered_sum import sum_in_order
 from resnet_jax.training.schedules import Schedule
@@ -30,7 +30,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     schedule: Schedule,
     *,
-    seed: int,
+    seed: Seed,
     loss: str = "softmax",
     label_smoothing: float = 0.0,
     ema_decay: float = 0.0,
@@ -184,32 +184,42 @@ def _add_up(function: Callable, parts: Batch):
 
 
 def make_resident_step(
-    train_step: TrainStep, batch_at: BatchAt, mesh: Mesh, *, sharding: str = "none", steps_per_call: int = 1
+    make_update: Callable[[Seed], tuple[TrainStep, BatchAt]],
+    mesh: Mesh,
+    *,
+    sharding: str = "none",
+    steps_per_call: int = 1,
+    together: bool = False,
 ):
     """Jits one or more updates that fetch and augment their batches from a data set in device memory.
 
     Args:
-      train_step: from `make_train_step`.
-      batch_at: from `make_batch_at`.
+      make_update: seed -> what `make_train_step` and `make_batch_at` give for it. The seed is traced, so that one
+        compiled program serves all seeds.
       mesh: devices; each batch is split over them.
       sharding: of the state, see `state_shardings`.
       steps_per_call: updates per call; more than one run as a loop on the device.
+      together: several seeds make their updates at once: state, progress, seed and orders have a leading axis of them.
 
     Returns:
-      A jitted function (state, progress, data, orders, epoch_start) -> (state, progress); the first two arguments
-      are donated; `orders, epoch_start` come from `EpochOrders.at(state.step * batch_size)`.
+      A jitted function (state, progress, seed, data, orders, epoch_start) -> (state, progress); the first two
+      arguments are donated; the others come from `ResidentFeed.arguments(state.step)`.
     """
 
-    def one(data: ResidentData, orders, epoch_start, state, progress):
+    def update(state, progress, seed, data: ResidentData, orders, epoch_start):
+        train_step, batch_at = make_update(seed)
         state, progress = train_step(state, progress, batch_at(data, orders, epoch_start, state.step))
         return lay_out(state, mesh, sharding), progress
 
+    one = jax.vmap(update, (0, 0, 0, None, 0, None)) if together else update
+
     @partial(jax.jit, donate_argnums=(0, 1), out_shardings=(None, replicated(mesh)))
-    def call(state: TrainState, progress: Progress, data: ResidentData, orders, epoch_start):
+    def call(state: TrainState, progress: Progress, seed, data: ResidentData, orders, epoch_start):
+        rest = (seed, data, orders, epoch_start)
         if steps_per_call == 1:
-            return one(data, orders, epoch_start, state, progress)
-        body = partial(one, data, orders, epoch_start)
-        return jax.lax.scan(lambda carry, _: (body(*carry), None), (state, progress), length=steps_per_call)[0]
+            return one(state, progress, *rest)
+        body = partial(lambda rest, carry, _: (one(*carry, *rest), None), rest)
+        return jax.lax.scan(body, (state, progress), length=steps_per_call)[0]
 
     return call
 
