@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from resnet_jax.build import build
 from resnet_jax.config import differing_keys
 from resnet_jax.config_files import load_config
 from resnet_jax.data.prepare import prepare
@@ -162,6 +163,15 @@ def test_what_takes_one_net_says_where_it_is(config, together, tmp_path):
         train(config(num_seeds=2), tmp_path / "run")
     with pytest.raises(ValueError, match=r"2 seeds that train together; .* name one, such as .*seed_3"):
         load_workdir(together[0])
+
+
+def test_what_is_compiled_for_one_seed_serves_another(config):
+    texts = set()
+    for seed in (0, 1):
+        parts = build(config(seed=seed))
+        arguments = (parts.initial_state(), parts.initial_progress(), *parts.feed.arguments(0))
+        texts.add(parts.make_call(1).lower(*arguments).as_text())
+    assert len(texts) == 1
 
 
 def test_orders_of_several_seeds_are_those_of_each():
