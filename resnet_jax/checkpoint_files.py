@@ -13,7 +13,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,10 +99,10 @@ def write_manifest(folder: Path, *, process: int, processes: int) -> None:
       OSError: a file cannot be read or written.
     """
     listed = {}
-    for name in sorted(_regular_files(folder, written_by_others="manifest_")):
-        if _owner(name, processes) == process:
-            size, sha256 = _fingerprint(folder / name, sync=True)
-            listed[name] = {"size": size, "sha256": sha256}
+    # What other processes write comes and goes meanwhile.
+    for name in sorted(_regular_files(folder, lambda name: _is_of(name, process, processes))):
+        size, sha256 = _fingerprint(folder / name, sync=True)
+        listed[name] = {"size": size, "sha256": sha256}
     manifest: dict[str, Any] = {"process": process, "processes": processes, "files": listed}
     manifest["sha256"] = _own_hash(manifest)
     write_text_atomically(_manifest_path(folder, process), json.dumps(manifest, indent=1))
@@ -172,11 +172,13 @@ def _owner(name: str, processes: int) -> int:
     return 0
 
 
-def _regular_files(folder: Path, *, written_by_others: str | None = None) -> dict[str, int]:
-    """Sizes by relative name, nothing opened.
+def _is_of(name: str, process: int, processes: int) -> bool:
+    """Whether it is for the process to list a file; manifests and their drafts list themselves."""
+    return not name.startswith("manifest_") and _owner(name, processes) == process
 
-    `written_by_others` starts the names in the folder itself that come and go meanwhile; they are left out.
-    """
+
+def _regular_files(folder: Path, wanted: Callable[[str], bool] | None = None) -> dict[str, int]:
+    """Sizes by relative name, nothing opened, of all files or those wanted."""
     if folder.is_symlink() or not folder.is_dir():
         raise Damage("it is not a folder" if not folder.is_symlink() else "it is a symbolic link")
     sizes, folders = {}, [""]
@@ -185,11 +187,12 @@ def _regular_files(folder: Path, *, written_by_others: str | None = None) -> dic
         with os.scandir(folder / parent) as entries:
             for entry in entries:
                 name = parent + entry.name
-                if not parent and written_by_others and name.startswith(written_by_others):
+                is_folder = entry.is_dir(follow_symlinks=False)
+                if not is_folder and wanted is not None and not wanted(name):
                     continue
                 if not _is_safe(entry.name):
                     raise Damage(f"{name!r}: a name may hold only letters, digits, '_', '.' and '-'")
-                if entry.is_dir(follow_symlinks=False):
+                if is_folder:
                     folders.append(name + "/")
                 elif entry.is_file(follow_symlinks=False):
                     sizes[name] = entry.stat(follow_symlinks=False).st_size

@@ -24,6 +24,7 @@ from orbax.checkpoint import v1 as ocp
 from resnet_jax import checkpoint_files as files
 from resnet_jax.atomic_files import write_text_atomically
 from resnet_jax.checkpoint_folder import METRICS, CheckpointFolder
+from resnet_jax.hosts.task import SharedTask
 
 _LISTED_MISMATCHES = 20
 _SPARE_SPACE = 0.1
@@ -130,15 +131,17 @@ class Checkpoints:
         numbers = None if metrics is None else {name: float(value) for name, value in metrics.items()}
         # Of a save that failed: some of Orbax's writers were still at work when it was removed.
         self._remove_unfinished()
+        task = SharedTask()
         try:
             _from_process_0(lambda: _require_space(self._directory, state))
             # Orbax holds a host copy of every array when this returns, or (CPU) a view that makes jax decline
             # to donate the buffer; tests/test_checkpoints.py holds it to that.
             response = ocp.save_async(files.saving_folder(self._directory, step), state)
         except Exception as error:
+            task.give_up(error)
             self._remove_unfinished()
             raise CheckpointError(step, error) from error
-        self._saving = _Saving(step, lambda: self._finish(step, response, numbers))
+        self._saving = _Saving(step, lambda: self._finish(step, response, numbers, task))
         self._saving.start()
 
     def restore(self, which: str | int, like: Any) -> tuple[int, Any]:
@@ -223,7 +226,7 @@ class Checkpoints:
             # The error that ends the block is the one its caller handles; the save's goes along with it.
             error.add_note(str(failed_save))
 
-    def _finish(self, step: int, response: Any, metrics: Mapping[str, float] | None) -> None:
+    def _finish(self, step: int, response: Any, metrics: Mapping[str, float] | None, task: SharedTask) -> None:
         """Waits for Orbax and completes the checkpoint; runs beside the training."""
         process, processes = jax.process_index(), jax.process_count()
         written, final = files.saving_folder(self._directory, step), self._directory / str(step)
@@ -233,17 +236,20 @@ class Checkpoints:
                 write_text_atomically(written / METRICS, json.dumps(metrics))
             files.write_manifest(written, process=process, processes=processes)
             if process == 0:
-                _wait_for_peers(lambda: files.has_all_manifests(written, processes))
+                _wait_for_peers(lambda: files.has_all_manifests(written, processes), task)
                 # Runs that are killed one after another before the deletion below would else fill the disk.
                 self._folder.delete_superseded(**self._keep)
                 files.commit(written, final)
             else:
-                _wait_for_peers(final.is_dir)
-        except Exception:
+                _wait_for_peers(final.is_dir, task)
+        except Exception as error:
+            task.give_up(error)
             # What is left of it fills a full disk still more.
             self._remove_unfinished()
             raise
         if process == 0:
+            # A process that heard late of an earlier save's failure may have written into its folder since.
+            self._remove_unfinished()
             self._folder.delete_superseded(**self._keep)
 
     def _remove_unfinished(self) -> None:
@@ -295,9 +301,10 @@ def _from_process_0(compute: Callable[[], int]) -> int:
     return result
 
 
-def _wait_for_peers(ready: Callable[[], bool]) -> None:
+def _wait_for_peers(ready: Callable[[], bool], task: SharedTask) -> None:
     deadline = time.monotonic() + _PEER_SECONDS
     while not ready():
+        task.check()
         if time.monotonic() > deadline:
             raise TimeoutError(f"another process has not written its part within {_PEER_SECONDS:.0f} s")
         time.sleep(0.05)
