@@ -10,7 +10,12 @@ from resnet_jax.analysis.report import report
 from resnet_jax.records import read_record
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-RECORDS = sorted((CHECKOUT / "experiments").glob("*/records/*.json"))
+# An experiment with a `tables.py` has a test of its own.
+RECORDS = [
+    path
+    for path in sorted((CHECKOUT / "experiments").glob("*/records/*.json"))
+    if not (path.parents[1] / "tables.py").is_file()
+]
 # Of runs: a table, curves and the metrics belong to each. Other experiments have tables of their own.
 EXPERIMENTS = sorted({path.parents[1] for path in RECORDS if path.with_suffix(".metrics.jsonl").is_file()})
 

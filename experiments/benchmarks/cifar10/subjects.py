@@ -1,0 +1,191 @@
+"""What is timed, in a process of its own: `python subjects.py JSON`.
+
+It says in a line of JSON when the first call is done, then for each line with a number of batches how many images it
+did in how many seconds. So libraries, threads and device memory of one subject are none of another's.
+"""
+
+import functools
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+HERE = Path(__file__).resolve().parent
+REFERENCE = HERE.parents[1] / "cifar10"
+CONFIG, BATCH, TEST_BATCH, DATASET = "cifar10:resnet20", 128, 500, "noise"
+
+
+class Subject(NamedTuple):
+    """What is said of it before it is timed, and the function (batches) -> images, which waits for the last of them."""
+
+    said: dict[str, Any]
+    run: Callable[[int], int]
+
+
+def _parts(net: str, data_dir: str, overrides: dict[str, Any]) -> Any:
+    """The parts of a run of `resnet-jax train`, on noise in place of CIFAR-10."""
+    from resnet_jax.build import build
+    from resnet_jax.config_files import load_config
+
+    own = {"model.name": net, "data.name": DATASET, "data.data_dir": data_dir}
+    return build(load_config(CONFIG, own | overrides))
+
+
+def _compile(parts: Any, state: Any, progress: Any) -> tuple[Any, dict[str, float]]:
+    """The call as the training loop compiles it, with its seconds and the memory that it plans."""
+    from resnet_jax.training.determinism import compiler_options
+
+    begun = time.perf_counter()
+    lowered = parts.make_call(parts.steps_per_call).lower(state, progress, *parts.feed.arguments(0))
+    traced = time.perf_counter()
+    compiled = lowered.compile(compiler_options(parts.config.train.determinism))
+    seconds = {"trace_seconds": traced - begun, "compile_seconds": time.perf_counter() - traced}
+    plan = compiled.memory_analysis()
+    in_and_out = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
+    return compiled, seconds | {"planned_bytes": in_and_out + plan.temp_size_in_bytes}
+
+
+def train(net: str, data_dir: str, overrides: dict[str, Any]) -> Subject:
+    """Training steps of this library, as many in a call as the config says."""
+    import jax
+
+    parts = _parts(net, data_dir, overrides)
+    per_call, step = parts.steps_per_call, 0
+    state, progress = parts.initial_state(), parts.initial_progress()
+    compiled, said = _compile(parts, state, progress)
+
+    def run(batches: int) -> int:
+        nonlocal state, progress, step
+        calls = max(1, round(batches / per_call))
+        for _ in range(calls):
+            state, progress = compiled(state, progress, *parts.feed.arguments(step))
+            step += per_call
+        jax.block_until_ready((state, progress))
+        return calls * per_call * BATCH
+
+    images = run(per_call)
+    if int(progress.sums.count) != images:
+        raise RuntimeError(f"a call trained on {int(progress.sums.count)} images, not {images}")
+    return Subject(said | {"batch": BATCH, "batches_per_call": per_call}, run)
+
+
+def plans(variants: list[dict[str, Any]], data_dir: str) -> Subject:
+    """Compiles training steps, each {"net", "overrides"}, and runs none."""
+    found = []
+    for variant in variants:
+        parts = _parts(data_dir=data_dir, **variant)
+        _, said = _compile(parts, parts.initial_state(), parts.initial_progress())
+        found.append(variant | said)
+    return Subject({"plans": found}, lambda batches: 0)
+
+
+def evaluation(net: str, data_dir: str, overrides: dict[str, Any]) -> Subject:
+    """This library's test of the whole test split."""
+    from resnet_jax.evaluation.evaluator import make_evaluator
+
+    parts = _parts(net, data_dir, overrides | {"evaluate.batch_size": TEST_BATCH})
+    options = {"protocol": "center", "batch_size": TEST_BATCH, "input": parts.input}
+    evaluate = make_evaluator(parts.model, parts.mesh, **options)
+    variables, split = parts.initial_state().evaluated_variables, parts.splits["test"]
+    per_call = len(split) // TEST_BATCH
+
+    def run(batches: int) -> int:
+        calls = max(1, round(batches / per_call))
+        return sum(evaluate(variables, split)["count"] for _ in range(calls))
+
+    run(per_call)
+    return Subject({"batch": TEST_BATCH, "batches_per_call": per_call}, run)
+
+
+def forward(net: str, data_dir: str, overrides: dict[str, Any]) -> Subject:
+    """Nothing but the net, on one batch of floats that lies on the device."""
+    import jax
+
+    from resnet_jax.data.device_augment import normalize
+    from resnet_jax.data.resident import take_rows
+
+    parts = _parts(net, data_dir, overrides)
+    variables = parts.initial_state().evaluated_variables
+    pixels, _ = take_rows(parts.splits["test"], jax.numpy.arange(TEST_BATCH))
+    images = normalize(pixels, parts.input.mean, parts.input.std)
+    score = jax.jit(functools.partial(parts.model.apply, train=False))
+
+    def run(batches: int) -> int:
+        jax.block_until_ready([score(variables, images) for _ in range(batches)])
+        return batches * TEST_BATCH
+
+    run(1)
+    return Subject({"batch": TEST_BATCH, "batches_per_call": 1}, run)
+
+
+def pytorch(
+    net: str, data_dir: str, split: str, device: str, bf16: bool, mode: str | None, group: int | None
+) -> Subject:
+    """Training steps of `experiments/cifar10/pytorch_reference.py`, of the same size."""
+    sys.path.append(str(REFERENCE))
+    import pytorch_reference as reference
+    import torch
+
+    from resnet_jax.data.arrays import load_arrays
+    from resnet_jax.data.datasets import dataset_info
+
+    place = torch.device(device)
+    config = {"net": net, "seed": 0, "steps": reference.STEPS, "bf16": bf16, "compile": mode}
+    arrays = load_arrays(dataset_info(DATASET, data_dir=data_dir), split)
+    training = reference.make_training(config, arrays, classes=10, device=place, group=group)
+
+    def run(batches: int) -> int:
+        for _ in range(batches):
+            training.step()
+        reference.synchronize(place)
+        return batches * reference.BATCH
+
+    begun = time.perf_counter()
+    run(1)
+    said = {"first_step_seconds": time.perf_counter() - begun, "threads": torch.get_num_threads()}
+    return Subject(said | {"batch": reference.BATCH, "batches_per_call": 1}, run)
+
+
+def surroundings() -> Subject:
+    """What the numbers depend on besides the code."""
+    from resnet_jax.environment import environment
+
+    found = environment()
+    try:
+        import torch
+    except ImportError:
+        found["versions"] |= {"torch": None, "cuda_of_torch": None}
+    else:
+        found["versions"] |= {"torch": torch.__version__, "cuda_of_torch": torch.version.cuda}
+    return Subject(found | {"xla_flags": os.environ.get("XLA_FLAGS", "")}, lambda batches: 0)
+
+
+SUBJECTS: dict[str, Callable[..., Subject]] = {
+    **{"train": train, "evaluation": evaluation, "forward": forward, "pytorch": pytorch},
+    **{"plans": plans, "surroundings": surroundings},
+}
+
+
+def main() -> None:
+    spec = json.loads(sys.argv[1])
+    # What libraries print must not come between the lines.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def say(found: dict[str, Any]) -> None:
+        answers.write(json.dumps(found) + "\n")
+        answers.flush()
+
+    subject = SUBJECTS[spec.pop("kind")](**spec)
+    say(subject.said)
+    for line in sys.stdin:
+        begun = time.perf_counter()
+        images = subject.run(int(line))
+        say({"images": images, "seconds": time.perf_counter() - begun})
+
+
+if __name__ == "__main__":
+    main()
