@@ -246,6 +246,8 @@ class Checkpoints:
             task.give_up(error)
             # What is left of it fills a full disk still more.
             self._remove_unfinished()
+            # What another process has removed since it failed is not the reason.
+            task.check()
             raise
         if process == 0:
             # A process that heard late of an earlier save's failure may have written into its folder since.

@@ -246,6 +246,7 @@ def test_an_evaluation_counts_every_image(torch, reference, monkeypatch):
     arrays, device = noise(130, side=8), torch.device("cpu")
     training = reference.make_training(settings, arrays, classes=10, device=device)
     found = training.evaluate(*reference.on_device(arrays, device))
+    assert training.net.training
     logits = training.net.eval()((torch.tensor(arrays.images) - training.batches.mean).permute(0, 3, 1, 2))
     expected = (logits.argmax(1).numpy() != arrays.labels).mean()
     assert found["count"] == 130 and found["error_top1"] == pytest.approx(expected)
@@ -318,11 +319,15 @@ def test_a_loss_that_is_not_finite_is_never_saved(torch, reference, run, tmp_pat
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["done"] == 5
 
 
-def test_the_record_has_the_keys_that_are_compared(torch, run, modules, tmp_path):
-    record = run(tmp_path / "run", steps=3)
-    assert record["framework"] == "pytorch" and record["versions"]["torch"] == torch.__version__
+def test_the_command_writes_a_record_that_can_be_compared(torch, reference, modules, data_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(reference, "BATCH", 32)
+    words = ["--net=cifar_plain8", "--steps=3", "--seed=4", "--dataset=digits", "--device=cpu"]
+    reference.main([*words, f"--data_dir={data_dir}", f"--workdir={tmp_path}"])
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert (record["framework"], record["versions"]["torch"]) == ("pytorch", torch.__version__)
+    assert (record["model"], record["seed"], record["steps"]) == ("cifar_plain8", 4, 3)
     assert (record["train"]["count"], record["test"]["count"]) == (1438, 359)
-    assert record["images_per_second"] > 0 and record["commit"] is None or record["commit"]["hash"]
+    assert record["images_per_second"] > 0 and str(data_dir) not in json.dumps(record)
     assert modules("difference").compare([record], [record])["test"]["difference"] == 0
 
 

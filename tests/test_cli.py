@@ -39,7 +39,7 @@ def package(monkeypatch):
         setattr(home, name, stand_in)
         monkeypatch.setitem(sys.modules, module, home)
 
-    function("resnet_jax.training.loop", "train")
+    function("resnet_jax.training.loop", "train_seeds")
     function("resnet_jax.evaluation.run", "evaluate")
     function("resnet_jax.evaluation.predict", "predict")
     function("resnet_jax.evaluation.trained_net", "load_net")
@@ -49,7 +49,7 @@ def package(monkeypatch):
     function("resnet_jax.data.prepare", "prepare")
     function("resnet_jax.analysis.report", "report")
     fake.answers = {
-        "train": {"test": EVALUATION},
+        "train_seeds": [{"test": EVALUATION}],
         "evaluate": {"members": [EVALUATION]},
         "predict": [Prediction("a.png", (("three", 0.75), ("eight", 0.25))), Prediction("b,.png", (("six", 1.0),))],
         "load_net": WeightFile(create_model("cifar_resnet20"), {"params": {}}, INPUT, "name", {"a": 1}, "here", "MIT"),
@@ -66,10 +66,16 @@ def test_train_passes_the_config_and_the_workdir(package, capsys):
     words = ["train", "--config=digits:plain20", "--workdir", "run", "--config.train.batch_size=64"]
     assert cli.main([*words, "--config.seed", "7", "--config.schedule.learning_rate=0.2"]) == 0
     [(name, (config, workdir), options)] = package.calls
-    assert (name, workdir, options) == ("train", "run", {})
+    assert (name, workdir, options) == ("train_seeds", "run", {})
     assert (config.model.name, config.train.batch_size, config.seed) == ("cifar_plain20", 64, 7)
     assert config.schedule.learning_rate == 0.2
     assert capsys.readouterr().out == "test error 1.94 % of 360 images; see run\n"
+
+
+def test_several_seeds_have_an_error_each(package, capsys):
+    package.answers["train_seeds"] *= 2
+    assert cli.main(["train", "--config=digits:plain20", "--workdir=run", "--config.num_seeds=2"]) == 0
+    assert capsys.readouterr().out == "test error 1.94 %, 1.94 % of 360 images; see run\n"
 
 
 def test_the_last_override_of_a_key_holds(package):

@@ -72,7 +72,8 @@ def run(pipeline, workdir, data_dir, batches):
     def seeing(arguments):
         def wrapped(self, step):
             found = arguments(self, step)
-            sharding = jax.tree.leaves(found)[0].sharding
+            # Images of the resident feed, labels of the other; the seed and the orders are each process's own.
+            sharding = jax.tree.leaves(found)[1].sharding
             seen[step] = {"devices": len(sharding.device_set), "rows": rows_of(found, step)}
             return found
 
@@ -87,8 +88,8 @@ def run(pipeline, workdir, data_dir, batches):
 
 def rows_of(arguments, step):
     """Row to example and digest; the resident feed gives all rows to all processes, as an order of examples."""
-    if isinstance(arguments[2], int):
-        _, orders, start = arguments
+    if isinstance(arguments[-1], int):
+        _, _, orders, start = arguments
         first = step * BATCH - start
         return {row: [int(example), ""] for row, example in enumerate(np.asarray(orders)[first : first + BATCH])}
     images, labels, weights = arguments

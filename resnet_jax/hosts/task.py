@@ -23,16 +23,24 @@ class SharedTask:
         self._client = global_state.client if shared else None
 
     def give_up(self, reason: Exception) -> None:
-        """Tells the others."""
+        """Tells the others, if none has told this process before."""
         if self._client is None:
             return
         # Who cannot be told any more will miss this process sooner or later; the reason is the error to report here.
         with contextlib.suppress(Exception):
-            self._client.key_value_set(f"{self._folder}/{global_state.process_id}", f"{reason}"[:_REASON_CHARACTERS])
+            if not self._given_up():
+                self._client.key_value_set(
+                    f"{self._folder}/{global_state.process_id}", f"{reason}"[:_REASON_CHARACTERS]
+                )
 
     def check(self) -> None:
         """Raises GivenUp if another process has given up."""
+        for process, reason in self._given_up().items():
+            if process != global_state.process_id:
+                raise GivenUp(f"process {process} could not do its part: {reason}")
+
+    def _given_up(self) -> dict[int, str]:
         if self._client is None:
-            return
-        for key, reason in self._client.key_value_dir_get(f"{self._folder}/"):
-            raise GivenUp(f"process {key.rpartition('/')[2]} could not do its part: {reason}")
+            return {}
+        entries = self._client.key_value_dir_get(f"{self._folder}/")
+        return {int(key.rpartition("/")[2]): reason for key, reason in entries}
