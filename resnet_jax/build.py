@@ -261,6 +261,7 @@ def build_prepare(config: Any, input: InputDescription, mesh: Mesh) -> Callable:
         pca_std=config.data.pca_std,
         eigenvalues=input.color_values,
         eigenvectors=input.color_vectors,
+        cutout_size=config.data.cutout,
         mixup_alpha=config.data.mixup,
         cutmix_alpha=config.data.cutmix,
         batch_size=config.train.batch_size,
@@ -289,6 +290,12 @@ def build_batches(config: Any, input: InputDescription, mesh: Mesh, *, seed: See
         std=input.std,
         pad=config.data.pad,
         flip=config.data.flip,
+        policy=config.data.policy,
+        policy_operations=config.data.policy_operations,
+        policy_magnitude=config.data.policy_magnitude,
+        cutout_size=config.data.cutout,
+        mixup_alpha=config.data.mixup,
+        cutmix_alpha=config.data.cutmix,
     )
 
 

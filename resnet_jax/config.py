@@ -225,8 +225,8 @@ def learning_rate(values: Mapping[str, Any]) -> float:
 
 _STREAMED = (
     *("data.statistics", "data.image_size", "data.crop", "data.short_sides", "data.crop_area", "data.crop_aspect"),
-    *("data.resize", "data.pca_std", "data.policy", "data.policy_operations", "data.policy_magnitude", "data.mixup"),
-    *("data.cutmix", "data.unreadable", "data.workers", "evaluate.image_size", "evaluate.short_side"),
+    *("data.resize", "data.pca_std", "data.unreadable", "data.workers"),
+    *("evaluate.image_size", "evaluate.short_side"),
 )
 
 

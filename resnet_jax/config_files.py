@@ -13,7 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from resnet_jax.config import check, check_names, flatten, given_values, nest
+from resnet_jax.config import base_config, check, check_names, flatten, given_values, nest
 from resnet_jax.config_keys import nearest, parse_value
 
 
@@ -49,11 +49,14 @@ def to_json(config: ConfigDict) -> str:
 
 
 def from_json(text: str) -> ConfigDict:
-    """Reads `to_json`'s text; lists become tuples. Nothing is checked: that is `check`'s work."""
+    """Reads `to_json`'s text; lists become tuples. Nothing is checked: that is `check`'s work.
+
+    A key that the text lacks, because it is of a version that had none, gets its default.
+    """
     tree = json.loads(text)
     if not isinstance(tree, dict):
         raise ValueError(f"a config in JSON is an object of sections, not {type(tree).__name__}")
-    return nest(flatten(ConfigDict(tree, type_safe=False)))
+    return nest(flatten(base_config()) | flatten(ConfigDict(tree, type_safe=False)))
 
 
 def _run_config(reference: str) -> ConfigDict:

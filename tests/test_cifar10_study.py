@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +84,7 @@ def test_the_full_list_has_the_papers_nets_with_the_papers_recipe(runs, ending, 
         assert bool(config.data.validation_split) == bool(ending)
 
 
-@pytest.mark.parametrize("scale", ["full", "small"])
+@pytest.mark.parametrize("scale", ["full", "small", "short"])
 def test_every_config_is_possible_and_the_seeds_of_a_net_follow_each_other(runs, scale):
     scale = runs.SCALES[scale]
     assert len({run.name for run in scale.runs}) == len(scale.runs)
@@ -132,13 +133,16 @@ def test_the_small_list_has_every_kind_of_run(runs):
                 bool(config.data.validation_split),
                 config.model.dropout_rate,
                 config.optimizer.weight_decay,
+                config.data.cutout,
+                config.data.mixup,
+                config.data.policy,
             )
             for config in configs
         }
 
     assert kinds(small) <= kinds(full)
     assert {kind[:3] for kind in kinds(small)} == {kind[:3] for kind in kinds(full)}
-    for position in range(6):
+    for position in range(9):
         assert {kind[position] for kind in kinds(small)} == {kind[position] for kind in kinds(full)}
     for config in small:
         total = config.train.duration
@@ -180,13 +184,28 @@ def store(runs, folder, run, *, train=0.01, test=0.08, config=(), measured=(), c
         "data": {"files": "abc", "stored_as": "JPEG"},
         "split": "test[:10]",
         "responses": responses,
+        "train_pixels": "0123",
         **dict(measured),
     }
     (folder / f"{run.name}.responses.json").write_text(json.dumps(found))
 
 
+def store_yardstick(folder, run, *, train=0.02, test=0.09, config=()):
+    """Writes the record of a run of PyTorch's."""
+    path = folder / run.record
+    path.parent.mkdir(exist_ok=True)
+    record = {
+        "config": run.config() | {"train_pixels": "0123"} | dict(config),
+        **{"model": run.net, "seed": run.seed, "steps": run.steps},
+        "commit": {"hash": "0" * 40, "dirty": False},
+        "train": {"error": train, "count": 50_000},
+        "test": {"error_top1": test, "count": 10_000},
+    }
+    path.write_text(json.dumps(record))
+
+
 def named(runs, name, scale="full"):
-    return next(run for run in runs.SCALES[scale].runs if run.name == name)
+    return next(run for run in runs.in_order(runs.SCALES[scale]) if run.name == name)
 
 
 # What is done
@@ -211,7 +230,7 @@ class OneCall:
         self.jobs.append([run.name for run in job])
         code = self.codes.get(job[0].name, DONE)
         for run in job if code == DONE else ():
-            store(self.runs, records, run)
+            (store_yardstick if isinstance(run, self.runs.Yardstick) else partial(store, self.runs))(records, run)
         return code
 
 
@@ -255,9 +274,9 @@ def test_a_record_from_before_a_key_came_is_of_the_run_that_has_its_default(stud
     store(runs, tmp_path, run)
     record = read_record(tmp_path / f"{run.name}.json")
     del record["config"]["train"]["loss"], record["config"]["num_seeds"]
-    assert runs.differing(record, run) == []
+    assert run.differing(record) == []
     del record["config"]["data"]["flip"], record["config"]["model"]["bn_group_size"]
-    assert runs.differing(record, run) == ["model.bn_group_size"]
+    assert run.differing(record) == ["model.bn_group_size"]
 
 
 def test_the_seeds_of_a_net_can_be_one_job(study, runs, tmp_path, monkeypatch):
@@ -284,6 +303,55 @@ def test_the_command_of_a_run_gives_its_config(study, runs, tmp_path):
         for run in scale.runs:
             overrides, rest = _split_overrides(study.command((run,), tmp_path, None))
             assert differing_keys(load_config(rest[1].removeprefix("--config="), overrides), run.config()) == []
+
+
+# Beside PyTorch
+
+
+@pytest.mark.parametrize("scale", ["full", "short"])
+def test_a_yardstick_has_the_net_the_steps_and_the_seeds_of_its_group(runs, scale):
+    scale = runs.SCALES[scale]
+    assert {own.group for own in scale.yardsticks} == {"resnet20", "resnet56"}
+    for group in ("resnet20", "resnet56"):
+        theirs = [own for own in scale.yardsticks if own.group == group]
+        ours = [run for run in scale.runs if run.group == group]
+        assert [own.seed for own in theirs] == [run.seed for run in ours] == list(range(5))
+        config = resolved(runs, ours[0].config())
+        assert {(own.net, own.steps) for own in theirs} == {(config.model.name, config.steps.total)}
+        # What `pytorch_reference.py` does at a half and three quarters of the steps.
+        assert config.steps.boundaries == (config.steps.total // 2, config.steps.total * 3 // 4)
+        assert (config.data.train_split, config.data.test_split, config.train.batch_size) == ("train", "test", 128)
+
+
+def test_yardsticks_are_made_after_the_runs_that_they_are_compared_with(runs):
+    names = [run.name for run in runs.in_order(runs.SCALES["full"])]
+    assert len(names) == len(set(names)) == len(runs.SCALES["full"].runs) + 10
+    place = names.index("resnet20_seed4")
+    assert names[place + 1 : place + 7] == [f"pytorch_resnet20_seed{seed}" for seed in range(5)] + ["resnet110_seed0"]
+
+
+def test_the_study_makes_them_where_pytorch_is(study, runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(study.importlib.util, "find_spec", lambda name: object())
+    (tmp_path / "records").mkdir()
+    wanted = ["resnet20_seed0", "resnet20_seed1", "pytorch_resnet20_seed0", "pytorch_resnet20_seed1"]
+    store_yardstick(tmp_path / "records", named(runs, wanted[2]), config={"steps": 7})
+    code, jobs = call(study, runs, monkeypatch, tmp_path, "--only=*resnet20_seed[01]", "--together")
+    assert code == DONE and jobs == [wanted[:2], wanted[2:3], wanted[3:]]
+    assert call(study, runs, monkeypatch, tmp_path, "--only=*resnet20_seed[01]")[1] == []
+    monkeypatch.setattr(study.importlib.util, "find_spec", lambda name: None)
+    (tmp_path / "records" / "pytorch" / "resnet20_seed0.json").unlink()
+    assert call(study, runs, monkeypatch, tmp_path, "--only=*resnet20_seed[01]") == (DONE, [])
+    assert "PyTorch is not installed: its 2 runs are left out" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_yardstick_that_is_trained_leaves_the_record_that_says_so(study, runs, tmp_path, monkeypatch):
+    pytest.importorskip("torch", reason="the yardstick is PyTorch's, which is not installed")
+    run, config = runs.Yardstick("resnet20", "cifar_resnet8", 8, 1), runs.Yardstick.config
+    monkeypatch.setattr(runs.Yardstick, "config", lambda self: config(self) | {"dataset": "digits"})
+    study.train_yardstick(run, tmp_path / "runs", tmp_path, tmp_path / "data")
+    assert study.is_done(run, tmp_path) and not study.is_done(run._replace(seed=2), tmp_path)
+    assert json.loads((tmp_path / "pytorch" / "resnet20_seed1.json").read_text())["steps"] == 8
 
 
 def test_a_pattern_without_a_run_is_refused(study, tmp_path):
@@ -420,6 +488,27 @@ def test_the_tables_have_means_deviations_and_the_papers_figures(tables, runs, e
     assert "JPEG copies" in text
 
 
+def test_differences_from_pytorch_have_their_interval(tables, runs, experiment):
+    records = experiment / "records"
+    for seed, test in enumerate((0.08, 0.09, 0.10)):
+        store(runs, records, named(runs, f"resnet20_seed{seed}"), train=0.01, test=test)
+        store_yardstick(records, named(runs, f"pytorch_resnet20_seed{seed}"), train=0.02, test=test + 0.005)
+    store_yardstick(records, named(runs, "pytorch_resnet56_seed0"))
+    text = tables.make("full", experiment)
+    block = text.partition("**Beside PyTorch**")[2]
+    # Welch with equal deviations of 1: 4 degrees, 2.776 * sqrt(2 / 3) = 2.27.
+    assert "| ResNet-20 | 64,000 | test | 9.00 ± 1.00 (3) | 9.50 ± 1.00 (3) | -0.50 | -2.77 to +1.77 |" in block
+    assert "| ResNet-20 | 64,000 | train | 1.00 ± 0.00 (3) | 2.00 ± 0.00 (3) | -1.00 | -1.00 to -1.00 |" in block
+    # Of 56 layers there is no run of ours.
+    assert "ResNet-56" not in block
+    store_yardstick(records, named(runs, "pytorch_resnet20_seed1"), config={"train_pixels": "other"})
+    with pytest.raises(ValueError, match="resnet20 and PyTorch's are of different training images"):
+        tables.make("full", experiment)
+    store_yardstick(records, named(runs, "pytorch_resnet20_seed1"), config={"bf16": True})
+    with pytest.raises(ValueError, match="another config than the run pytorch_resnet20_seed1.*bf16"):
+        tables.make("full", experiment)
+
+
 def test_every_published_figure_is_the_papers(tables):
     published = {"20": "8.75", "32": "7.51", "44": "7.17", "56": "6.97", "1202": "7.93", "110": "6.43 (6.61 ± 0.16)"}
     assert {f"ResNet-{depth}": error for depth, error in published.items()} | {"plain-110": "> 60"} == tables.PAPER
@@ -499,7 +588,7 @@ def test_the_tables_in_the_readme_are_those_of_the_stored_records_of_clean_check
     if not stored:
         pytest.skip("no record yet: experiments/cifar10/README.md says how they are made")
     copy = shutil.copytree(FOLDER, tmp_path / "cifar10")
-    for record in FOLDER.rglob("records/*.json"):
+    for record in FOLDER.rglob("records/**/*.json"):
         commit = json.loads(record.read_text())["commit"]
         assert commit is not None and not commit["dirty"], record
     for name in stored:

@@ -1,5 +1,6 @@
 """Config files are found, run, changed by overrides, and stored as JSON that gives the same values back."""
 
+import json
 import math
 import subprocess
 import sys
@@ -67,6 +68,16 @@ def test_a_stored_config_is_loaded_again(tmp_path):
     assert (config.data.name, config.train.log_every, "steps" in config) == ("c", 7, False)
     with pytest.raises(ValueError, match="has no variants"):
         load_config(f"{path}:a")
+
+
+def test_a_config_of_a_version_that_had_fewer_keys_means_their_defaults(tmp_path):
+    tree = json.loads(to_json(changed("train.log_every", 7)))
+    del tree["num_seeds"], tree["data"]["cutout"], tree["limits"]
+    path = write(tmp_path, json.dumps(tree), "config.json")
+    assert load_config(path) == changed("train.log_every", 7)
+    tree["data"]["nmae"] = 3
+    with pytest.raises(ValueError, match=r"unknown config key data\.nmae"):
+        load_config(write(tmp_path, json.dumps(tree), "config.json"))
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from resnet_jax.data.batch import Batch
-from resnet_jax.data.device_augment import make_prepare, normalize, pca_color
+from resnet_jax.data.device_augment import cutout, make_prepare, normalize, pca_color
 from resnet_jax.data.mixing import cutmix, mix, mixup
 from resnet_jax.distributed import data_mesh, split_batch
+from resnet_jax.random_keys import named_key
 
 KEY = jax.random.key(0)
 # ImageNet's, on pixel values 0 to 255 (fb.resnet.torch).
@@ -155,7 +156,38 @@ def test_a_share_depends_on_step_and_key_alone():
     assert float(mixup(batch_of(), 0, jax.random.key(1), alpha=1.0).share[0]) != shares[4, (8, 6)][0]
 
 
-def prepared(devices=1, *, step=2, pca_std=0.1, mixup_alpha=0.4, cutmix_alpha=1.0, weights=None, count=16):
+@pytest.mark.parametrize("size", [1, 4, 5])
+def test_cutout_sets_one_square_to_zero_whose_centre_is_any_pixel(size):
+    count, height, width = 3000, 8, 6
+    images = jnp.ones((count, height, width, 3))
+    found = np.asarray(cutout(images, jnp.arange(count), KEY, size=size))
+    assert set(np.unique(found)) == {0, 1} and (np.ptp(found, axis=-1) == 0).all()
+    centres = {}
+    for image in found[..., 0]:
+        rows, columns = (np.unique(places) for places in np.nonzero(image == 0))
+        assert (image[np.ix_(rows, columns)] == 0).all() and (image == 0).sum() == len(rows) * len(columns)
+        centres[tuple(rows), tuple(columns)] = centres.get((tuple(rows), tuple(columns)), 0) + 1
+    # The squares around all centres, clipped; each as often as the others.
+    around = [
+        [tuple(range(max(0, c - size // 2), min(length, c - size // 2 + size))) for c in range(length)]
+        for length in (height, width)
+    ]
+    assert set(centres) == {(rows, columns) for rows in around[0] for columns in around[1]}
+    expected = count / (height * width)
+    assert max(abs(times - expected) for times in centres.values()) < 5 * np.sqrt(expected)
+
+
+def test_a_square_belongs_to_the_position_and_the_key_alone():
+    images = jnp.ones((4, 32, 32, 3))
+    whole = np.asarray(cutout(images, jnp.array([3, 4, 5, 6]), KEY, size=16))
+    np.testing.assert_array_equal(cutout(images[:2], jnp.array([5, 3]), KEY, size=16), whole[[2, 0]])
+    assert not np.array_equal(cutout(images[:1], jnp.array([3]), jax.random.key(1), size=16), whole[:1])
+    assert cutout(images, jnp.arange(4), KEY, size=0) is images
+
+
+def prepared(
+    devices=1, *, step=2, pca_std=0.1, cutout_size=0, mixup_alpha=0.4, cutmix_alpha=1.0, weights=None, count=16
+):
     mesh = data_mesh(jax.devices()[:devices])
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (count, 8, 8, 3)).astype(np.uint8)
@@ -168,6 +200,7 @@ def prepared(devices=1, *, step=2, pca_std=0.1, mixup_alpha=0.4, cutmix_alpha=1.
         pca_std=pca_std,
         eigenvalues=EIGENVALUES,
         eigenvectors=EIGENVECTORS,
+        cutout_size=cutout_size,
         mixup_alpha=mixup_alpha,
         cutmix_alpha=cutmix_alpha,
         batch_size=16,
@@ -202,6 +235,14 @@ def test_without_colour_and_mixing_a_batch_is_only_normalised_and_padding_is_zer
     np.testing.assert_allclose(batch.image, expected * weights[:, None, None, None], atol=1e-6)
     assert not np.any(batch.image[13]) and not np.any(batch.image[15])
     assert batch.partner_label is None and batch.share is None
+
+
+def test_a_prepared_image_has_the_square_of_its_position_in_the_stream():
+    _, plain = prepared(step=3, mixup_alpha=0.0, cutmix_alpha=0.0)
+    _, cut = prepared(step=3, mixup_alpha=0.0, cutmix_alpha=0.0, cutout_size=4)
+    expected = cutout(plain.image, 3 * 16 + jnp.arange(16), named_key(0, "cutout"), size=4)
+    np.testing.assert_array_equal(cut.image, expected)
+    assert not np.array_equal(cut.image, plain.image)
 
 
 def test_a_prepared_image_has_the_colour_of_its_position_in_the_stream():

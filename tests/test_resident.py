@@ -6,21 +6,25 @@ import numpy as np
 import pytest
 
 from resnet_jax.data.device_augment import normalize, pad_crop_flip
+from resnet_jax.data.device_policies import apply_policy
 from resnet_jax.data.resident import EpochOrders, ResidentData, make_batch_at
 from resnet_jax.distributed import data_mesh, replicate
+from resnet_jax.random_keys import named_key
 
 COUNT, BATCH = 50, 16
 
 
-def stream(*, seed=0, devices=1, pad=2, flip=True):
+STRONG = {"policy": "randaugment", "cutout_size": 3, "mixup_alpha": 0.4, "cutmix_alpha": 1.0}
+
+
+def stream(*, seed=0, devices=1, pad=2, flip=True, **options):
     mesh = data_mesh(jax.devices()[:devices])
     images = np.random.default_rng(0).integers(0, 256, (COUNT, 8, 8, 3)).astype(np.uint8)
     data = replicate(ResidentData(images=images, labels=np.arange(COUNT, dtype=np.int32)), mesh)
     orders = EpochOrders(seed=seed, count=COUNT)
     mean = images.mean(0).astype(np.float32)
-    batch_at = jax.jit(
-        make_batch_at(mesh, seed=seed, batch_size=BATCH, mean=mean, std=np.ones(3, np.float32), pad=pad, flip=flip)
-    )
+    options |= {"mean": mean, "std": np.ones(3, np.float32), "pad": pad, "flip": flip}
+    batch_at = jax.jit(make_batch_at(mesh, seed=seed, batch_size=BATCH, **options))
     return lambda k: batch_at(data, *orders.at(k * BATCH), k)
 
 
@@ -40,6 +44,39 @@ def test_a_batch_is_the_same_on_any_number_of_devices_and_after_a_restart(k):
         found = stream(devices=devices)(k)
         np.testing.assert_array_equal(found.label, expected.label)
         np.testing.assert_array_equal(found.image, expected.image)
+
+
+@pytest.mark.parametrize("k", [0, 3])
+def test_a_strongly_augmented_batch_is_the_same_on_any_number_of_devices(k):
+    expected = stream(**STRONG)(k)
+    for devices in (2, 8):
+        found = stream(devices=devices, **STRONG)(k)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), found, expected)
+        assert all(leaf.sharding.shard_shape(leaf.shape)[0] == BATCH // devices for leaf in jax.tree.leaves(found))
+
+
+def test_each_kind_of_augmentation_does_its_own():
+    plain = stream(pad=0)(3)
+    found = {name: stream(pad=0, **{name: value})(3) for name, value in STRONG.items()}
+    for batch in found.values():
+        np.testing.assert_array_equal(batch.label, plain.label)
+        assert not np.array_equal(batch.image, plain.image)
+    cut = found["cutout_size"].image != plain.image
+    assert (np.asarray(found["cutout_size"].image)[cut] == 0).all() and cut.any((1, 2, 3)).all()
+    for name, batch in found.items():
+        mixed = name in ("mixup_alpha", "cutmix_alpha")
+        assert (batch.partner_label is not None) == mixed
+        if mixed:
+            np.testing.assert_array_equal(batch.partner_label, np.roll(plain.label, 1))
+
+
+def test_a_policy_sees_whole_images_as_they_are_stored():
+    batch, images = stream(policy="trivialaugment", pad=0, flip=False)(1), np.random.default_rng(0)
+    images = images.integers(0, 256, (COUNT, 8, 8, 3)).astype(np.uint8)
+    options = {"policy": "trivialaugment", "operations": 2, "magnitude": 9}
+    positions, rows = BATCH + jnp.arange(BATCH), np.asarray(batch.label)
+    augmented = apply_policy(jnp.asarray(images[rows]), positions, named_key(0, "policy"), **options)
+    np.testing.assert_allclose(batch.image, np.asarray(augmented, np.float32) - images.mean(0), atol=1e-4)
 
 
 def test_another_seed_gives_another_order_and_other_crops():

@@ -47,7 +47,8 @@ def arguments_of_steps(mesh, steps, *, streamed):
         ]
     vectors = np.linalg.qr(random.normal(size=(3, 3)))[0].astype(np.float32)
     colors = dict(pca_std=0.1, eigenvalues=np.array([55, 5, 1], np.float32), eigenvectors=vectors)
-    prepare = make_prepare(mesh, seed=0, batch_size=BATCH, mixup_alpha=0.2, cutmix_alpha=1.0, **colors, **PIXELS)
+    mixing = dict(cutout_size=4, mixup_alpha=0.2, cutmix_alpha=1.0)
+    prepare = make_prepare(mesh, seed=0, batch_size=BATCH, **mixing, **colors, **PIXELS)
     # Two images of the second batch are unreadable.
     weights = np.where(np.isin(np.arange(2 * BATCH), (BATCH + 1, BATCH + 30)), 0, 1).astype(np.float32)
     batches = [(np.arange(BATCH) + k * BATCH) for k in range(steps)]

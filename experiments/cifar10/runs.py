@@ -1,5 +1,6 @@
-"""The runs of the study as data, most informative first: at full scale the paper's, at small scale their likeness."""
+"""The runs of the study as data, most informative first: the paper's, shortened, and their likeness in small."""
 
+import itertools
 import json
 import re
 from collections.abc import Mapping
@@ -9,9 +10,8 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from resnet_jax import load_config
-from resnet_jax.config import differing_keys, flatten, nest
+from resnet_jax.config import differing_keys
 from resnet_jax.config_files import from_json
-from resnet_jax.config_keys import KEYS
 from resnet_jax.workdir import MAY_CHANGE, may_differ
 
 
@@ -35,9 +35,54 @@ class Run(NamedTuple):
         """What the runs that differ in nothing but the seed have in common."""
         return self.name.rpartition("_seed")[0]
 
+    @property
+    def record(self) -> str:
+        """Of its file, among the scale's."""
+        return f"{self.name}.json"
+
     def config(self) -> ConfigDict:
         """The checked config."""
         return load_config(f"cifar10:{self.variant}", {**self.changes, "seed": self.seed})
+
+    def differing(self, record: Mapping[str, Any]) -> list[str]:
+        """The config keys in which a record is not of this run; none if it is."""
+        keys = differing_keys(from_json(json.dumps(record["config"])), self.config())
+        return [key for key in keys if not (may_differ(key) or key in MAY_CHANGE or key.startswith("steps."))]
+
+
+class Yardstick(NamedTuple):
+    """One net trained once by `pytorch_reference.py`, to be compared with a group of runs.
+
+    Attributes:
+      group: of the runs, which have the same net, recipe and data.
+      net: of the group.
+      steps: likewise.
+      seed: of draws of its own.
+    """
+
+    group: str
+    net: str
+    steps: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its workdir."""
+        return f"pytorch_{self.group}_seed{self.seed}"
+
+    @property
+    def record(self) -> str:
+        """Of its file, among the scale's."""
+        return f"pytorch/{self.group}_seed{self.seed}.json"
+
+    def config(self) -> dict[str, Any]:
+        """As `pytorch_reference.run` takes it."""
+        own = {"net": self.net, "seed": self.seed, "steps": self.steps}
+        return own | {"dataset": "cifar10", "bf16": False, "compile": None}
+
+    def differing(self, record: Mapping[str, Any]) -> list[str]:
+        """As `Run.differing`."""
+        return [key for key, value in self.config().items() if record["config"].get(key, value) != value]
 
 
 class Scale(NamedTuple):
@@ -45,6 +90,7 @@ class Scale(NamedTuple):
 
     Attributes:
       runs: in the order in which they are made.
+      yardsticks: each is made after the runs that it is compared with.
       folder: where records/ and figures lie in the experiment's.
       responses_on: test images that layer responses are measured on.
       plain: groups of Figure 6's first panel; Figure 1 has the first and the last of them.
@@ -60,6 +106,15 @@ class Scale(NamedTuple):
     residual: tuple[str, ...]
     deep: tuple[str, ...]
     responses: tuple[str, ...]
+    yardsticks: tuple[Yardstick, ...] = ()
+
+
+def in_order(scale: Scale) -> list[Run | Yardstick]:
+    """All that is trained, in its order."""
+    found: list[Run | Yardstick] = []
+    for group, runs in itertools.groupby(scale.runs, key=lambda run: run.group):
+        found += [*runs, *(own for own in scale.yardsticks if own.group == group and own not in found)]
+    return found
 
 
 def several(group: str, seeds: range, *changes: Mapping[str, Any], variant: str | None = None) -> list[Run]:
@@ -67,14 +122,6 @@ def several(group: str, seeds: range, *changes: Mapping[str, Any], variant: str 
     merged = {key: value for change in changes for key, value in change.items()}
     variant = variant or group.partition("_")[0]
     return [Run(f"{group}_seed{seed}", variant, merged, seed) for seed in seeds]
-
-
-def differing(record: Mapping[str, Any], run: Run) -> list[str]:
-    """The config keys in which a record is not of this run; none if it is."""
-    # What a config could not say yet when the record was made was as it is now by default.
-    theirs = {key: rule.default for key, rule in KEYS.items()} | flatten(from_json(json.dumps(record["config"])))
-    keys = differing_keys(nest(theirs), run.config())
-    return [key for key in keys if not (may_differ(key) or key in MAY_CHANGE or key.startswith("steps."))]
 
 
 def images_in(split: str) -> int:
@@ -88,6 +135,13 @@ def images_in(split: str) -> int:
 
 ONE, TWO, THREE, FIVE = range(1), range(2), range(3), range(5)
 DROPOUT, DECAY = {"model.dropout_rate": 0.5}, {"optimizer.weight_decay": 5e-4}
+# Side and alpha as their papers have them for CIFAR-10 (DeVries and Taylor 2017, Zhang et al. 2018).
+CUTOUT, MIXUP = {"data.cutout": 16}, {"data.mixup": 1.0}
+RANDAUGMENT = {"data.policy": "randaugment", "data.policy_operations": 3, "data.policy_magnitude": 5}
+AGAINST_OVERFITTING = {
+    **{"dropout0.5": DROPOUT, "decay5e-4": DECAY},
+    **{"cutout16": CUTOUT, "mixup1": MIXUP, "randaugment": RANDAUGMENT},
+}
 
 # The paper's nets and recipe, from configs/cifar10.py as it is. The last step counts, so that no best one is kept.
 FULL = {"train.log_every": 500, "checkpoint.keep_best": 0}
@@ -106,13 +160,11 @@ def _full() -> list[Run]:
         *(run for net, seeds in NETS.items() for run in several(f"{net}_45k", seeds, FULL, SPLIT)),
         *several("resnet1202", ONE, DEEP),
         # Overfitting, at the 1.7 million parameters of 110 layers and the 19.4 million of 1202.
-        *several("resnet110_dropout0.5", THREE, FULL, DROPOUT),
-        *several("resnet110_decay5e-4", THREE, FULL, DECAY),
+        *(run for name, own in AGAINST_OVERFITTING.items() for run in several(f"resnet110_{name}", THREE, FULL, own)),
         *several("resnet20_width41", THREE, FULL, {"model.width": 41}),
         *several("resnet110_width54", ONE, FULL, {"model.width": 54}),
         *several("resnet20_width136", ONE, FULL, {"model.width": 136}),
-        *several("resnet1202_dropout0.5", ONE, DEEP, DROPOUT),
-        *several("resnet1202_decay5e-4", ONE, DEEP, DECAY),
+        *(run for name, own in AGAINST_OVERFITTING.items() for run in several(f"resnet1202_{name}", ONE, DEEP, own)),
         *several("resnet1202_45k", ONE, DEEP, SPLIT),
         *several("resnet1202", FIVE, DEEP)[1:],
     ]
@@ -152,10 +204,26 @@ def _small_runs() -> list[Run]:
         *(run for depth in (8, 20, 32) for run in _small(f"plain{depth}", TWO)),
         *_small("resnet20_split", ONE, SMALL_SPLIT),
         *_small("resnet56", ONE),
-        *_small("resnet32_dropout0.5", ONE, DROPOUT),
-        *_small("resnet32_decay5e-4", ONE, DECAY),
+        *(run for name, own in AGAINST_OVERFITTING.items() for run in _small(f"resnet32_{name}", ONE, own)),
         *_small("resnet8_width20", ONE, {"model.width": 20}),
     ]
+
+
+# The paper's nets for some hundred steps, as long as a CPU can stand, beside PyTorch.
+SHORT_STEPS = 400
+SHORT = {
+    "train.duration": SHORT_STEPS,
+    "train.log_every": 20,
+    "schedule.boundaries": (SHORT_STEPS // 2, SHORT_STEPS * 3 // 4),
+    "evaluate.every": SHORT_STEPS // 2,
+    "checkpoint.every": SHORT_STEPS // 4,
+    "checkpoint.keep_best": 0,
+}
+COMPARED = ("resnet20", "resnet56")
+
+
+def _yardsticks(steps: int) -> tuple[Yardstick, ...]:
+    return tuple(Yardstick(net, f"cifar_{net}", steps, seed) for net in COMPARED for seed in FIVE)
 
 
 HERE = Path(__file__).resolve().parent
@@ -168,6 +236,7 @@ SCALES = {
         residual=("resnet20", "resnet32", "resnet44", "resnet56", "resnet110"),
         deep=("resnet110", "resnet1202"),
         responses=("plain20", "plain56", "resnet20", "resnet56", "resnet110"),
+        yardsticks=_yardsticks(64_000),
     ),
     "small": Scale(
         runs=tuple(_small_runs()),
@@ -177,5 +246,15 @@ SCALES = {
         residual=("resnet8", "resnet20", "resnet32"),
         deep=("resnet32", "resnet56"),
         responses=("plain8", "plain20", "resnet8", "resnet20", "resnet32"),
+    ),
+    "short": Scale(
+        runs=tuple(run for net in COMPARED for run in several(net, FIVE, SHORT)),
+        folder=Path("short"),
+        responses_on=1000,
+        plain=(),
+        residual=COMPARED,
+        deep=(),
+        responses=COMPARED,
+        yardsticks=_yardsticks(SHORT_STEPS),
     ),
 }

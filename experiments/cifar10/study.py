@@ -1,5 +1,7 @@
 """Trains the nets of the study one after the other, and stores of each its record, curves and layer responses.
 
+With PyTorch installed also those that some of them are compared with.
+
     python experiments/cifar10/study.py --workdir=DIR --data_dir=DATA --minutes=9
 
 Stopped by time, SIGTERM or a kill, the same command goes on: runs that have their record are passed over, and one that
@@ -8,6 +10,7 @@ was begun continues from its last checkpoint.
 
 import argparse
 import fnmatch
+import importlib.util
 import itertools
 import json
 import multiprocessing
@@ -21,7 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from runs import HERE, SCALES, Run, differing
+from runs import HERE, SCALES, Run, Yardstick, in_order
 
 from resnet_jax.atomic_files import write_text_atomically
 from resnet_jax.exit_codes import DIVERGED, DONE, PREEMPTED
@@ -32,14 +35,15 @@ from resnet_jax.workdir import Workdir
 # is ended if it has not.
 STOP_AT, END_AT = 0.9, 0.98
 
-Job = tuple[Run, ...]
+# What one process trains.
+Job = tuple[Run | Yardstick, ...]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     flags = parse(argv)
     scale = SCALES[flags.scale]
     folder = flags.experiment / scale.folder / "records"
-    runs = chosen(scale.runs, flags.only)
+    runs = possible(chosen(in_order(scale), flags.only))
     slot, failed = Slot(flags.minutes), []
     for job in jobs(runs, together=flags.together):
         if slot.over():
@@ -74,7 +78,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def chosen(runs: Sequence[Run], pattern: str) -> list[Run]:
+def chosen(runs: Sequence[Run | Yardstick], pattern: str) -> list[Run | Yardstick]:
     """The runs whose names match; ValueError if none does."""
     found = [run for run in runs if fnmatch.fnmatch(run.name, pattern)]
     if not found:
@@ -82,17 +86,31 @@ def chosen(runs: Sequence[Run], pattern: str) -> list[Run]:
     return found
 
 
-def jobs(runs: Sequence[Run], *, together: bool) -> list[Job]:
-    """What one process trains: a run, or all runs of a net that follow each other."""
+def possible(runs: Sequence[Run | Yardstick]) -> list[Run | Yardstick]:
+    """Without what needs PyTorch, where it is not installed."""
+    if importlib.util.find_spec("torch"):
+        return list(runs)
+    found = [run for run in runs if isinstance(run, Run)]
+    if len(found) < len(runs):
+        print(f"study: PyTorch is not installed: its {len(runs) - len(found)} runs are left out")
+    return found
+
+
+def jobs(runs: Sequence[Run | Yardstick], *, together: bool) -> list[Job]:
+    """A run each, or all runs of a net that follow each other."""
     if not together:
         return [(run,) for run in runs]
-    return [tuple(job) for _, job in itertools.groupby(runs, key=lambda run: run.group)]
+    return [tuple(job) for _, job in itertools.groupby(runs, key=lambda run: _together(run))]
 
 
-def is_done(run: Run, records: Path) -> bool:
+def _together(run: Run | Yardstick) -> str:
+    return run.group if isinstance(run, Run) else run.name
+
+
+def is_done(run: Run | Yardstick, records: Path) -> bool:
     """Whether the run has its record, which is stored last of all; one of another config is not its own."""
-    path = records / f"{run.name}.json"
-    return path.is_file() and not differing(read_record(path), run)
+    path = records / run.record
+    return path.is_file() and not run.differing(json.loads(path.read_text(encoding="utf-8")))
 
 
 class Slot:
@@ -145,6 +163,27 @@ class Slot:
 def work(job: Job, workdir: Path, records: Path, data_dir: Path | None, responses_on: int) -> None:
     """Trains a job's runs and publishes them; the process ends with the exit code of `resnet-jax train`."""
     threading.Thread(target=end_with_parent, daemon=True).start()
+    for run in job:
+        if isinstance(run, Yardstick):
+            train_yardstick(run, workdir, records, data_dir)
+    if runs := tuple(run for run in job if isinstance(run, Run)):
+        train(runs, workdir, records, data_dir, responses_on)
+
+
+def train_yardstick(run: Yardstick, workdir: Path, records: Path, data_dir: Path | None) -> None:
+    """Trains PyTorch's net, and stores its record."""
+    import pytorch_reference as reference
+    import torch
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    options = {"data_dir": data_dir, "device": device, "every": max(1, run.steps // 20)}
+    record = reference.run(run.config(), workdir / run.name, **options)
+    (records / run.record).parent.mkdir(parents=True, exist_ok=True)
+    write_text_atomically(records / run.record, json.dumps(record, indent=2, allow_nan=False) + "\n")
+
+
+def train(job: tuple[Run, ...], workdir: Path, records: Path, data_dir: Path | None, responses_on: int) -> None:
+    """Trains this library's nets, and publishes them."""
     import jax
 
     from resnet_jax.cli import main as resnet_jax
@@ -165,7 +204,7 @@ def end_with_parent() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def command(job: Job, workdir: Path, data_dir: Path | None) -> list[str]:
+def command(job: tuple[Run, ...], workdir: Path, data_dir: Path | None) -> list[str]:
     """The words of `resnet-jax train` for a job."""
     first = job[0]
     changes = {**first.changes, "seed": first.seed, "num_seeds": len(job), "data.data_dir": data_dir}
@@ -200,9 +239,10 @@ def measure(files: Workdir, data_dir: Path | None, count: int) -> dict[str, Any]
     images = normalize(load_arrays(info, split).images, input.mean, input.std)
     responses = layer_responses(*load_workdir(files.path), images)
     jpeg = Examples(info, split)[0].image.startswith(b"\xff\xd8")
-    manifest = json.loads(files.data.read_text())["files"].split()[0]
+    manifest, pixels = json.loads(files.data.read_text())["files"].split()
     return {
         "data": {"files": manifest, "stored_as": "JPEG" if jpeg else "PNG"},
+        "train_pixels": pixels,
         "split": split,
         "responses": {response.layer: response.std for response in responses},
     }

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from difference import compare
 from figures import TEST, TRAIN, Net, Panel, draw_errors
-from runs import HERE, SCALES, Run, Scale, differing, images_in
+from runs import HERE, SCALES, Run, Scale, Yardstick, images_in
 
 from resnet_jax.analysis.curves import Curves, error_curves
 from resnet_jax.analysis.responses import plot_responses
 from resnet_jax.atomic_files import write_text_atomically
+from resnet_jax.config import flatten
+from resnet_jax.config_files import from_json
 from resnet_jax.config_keys import KEYS
 from resnet_jax.records import read_record
 
@@ -31,7 +34,14 @@ PAPER = {
     "plain-110": "> 60",
 }
 # What tells nets of one name apart.
-WORDS = {"model.width": "width", "model.dropout_rate": "dropout", "optimizer.weight_decay": "weight decay"}
+WORDS = {
+    "model.width": "width {:g}",
+    "model.dropout_rate": "dropout {:g}",
+    "optimizer.weight_decay": "weight decay {:g}",
+    "data.cutout": "cutout {}",
+    "data.mixup": "mixup {:g}",
+    "data.policy": "{}",
+}
 DATA = {
     "JPEG": "**The data are JPEG copies of CIFAR-10's images**, which raises every error: compare the nets here with "
     "each other, and not with the paper's, which had the original pixels.",
@@ -70,7 +80,8 @@ def make(name: str, experiment: Path) -> str:
     groups = stored_runs(scale, experiment / scale.folder / "records")
     drawn = draw(scale, groups, experiment / scale.folder)
     links = [f"![{words}]({(scale.folder / file).as_posix()})" for file, words in drawn]
-    text = "\n\n".join([DATA[stored_as(groups)], *tables(scale, groups), *links])
+    beside = beside_pytorch(groups, stored_yardsticks(scale, experiment / scale.folder / "records"))
+    text = "\n\n".join([DATA[stored_as(groups)], *tables(scale, groups), *beside, *links])
     write_between_marks(experiment / "README.md", name, text)
     return text
 
@@ -96,8 +107,7 @@ def stored_runs(scale: Scale, folder: Path) -> Groups:
 def read_stored(path: Path, run: Run) -> Stored:
     """Checks that a record is what its name says; ValueError if not."""
     record = read_record(path)
-    if keys := differing(record, run):
-        raise ValueError(f"{path} is of another config than the run {run.name} in runs.py: {', '.join(keys)} differ")
+    check_config(path, record, run)
     data = record["config"]["data"]
     splits = {"train": record["config"]["evaluate"]["train_split"] or data["train_split"], "test": data["test_split"]}
     for split, which in splits.items():
@@ -105,6 +115,24 @@ def read_stored(path: Path, run: Run) -> Stored:
             raise ValueError(f"{path}: its {split} error is over {record[split]['count']} images, not {expected}")
     measured = json.loads(path.with_suffix(".responses.json").read_text(encoding="utf-8"))
     return Stored(record, error_curves(path.with_suffix(".metrics.jsonl")), measured)
+
+
+def check_config(path: Path, record: Mapping[str, Any], run: Run | Yardstick) -> None:
+    """Raises ValueError if a record is of another run."""
+    if keys := run.differing(record):
+        raise ValueError(f"{path} is of another config than the run {run.name} in runs.py: {', '.join(keys)} differ")
+
+
+def stored_yardsticks(scale: Scale, folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """PyTorch's records, by the group that they are compared with; raises as `make`."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for run in scale.yardsticks:
+        path = folder / run.record
+        if path.is_file():
+            record = json.loads(path.read_text(encoding="utf-8"))
+            check_config(path, record, run)
+            found.setdefault(run.group, []).append(record)
+    return found
 
 
 def stored_as(groups: Groups) -> str:
@@ -119,10 +147,8 @@ def label(record: Mapping[str, Any]) -> str:
     """A net in words, with what differs from the paper's: "ResNet-20, width 8"."""
     family, depth = re.fullmatch(r"cifar_(resnet|plain)(\d+)", record["model"]).groups()
     words = [f"{'ResNet' if family == 'resnet' else 'plain'}-{depth}"]
-    for key, word in WORDS.items():
-        section, name = key.split(".")
-        if (value := record["config"][section][name]) != KEYS[key].default:
-            words.append(f"{word} {value:g}")
+    config = flatten(from_json(json.dumps(record["config"])))
+    words += [word.format(config[key]) for key, word in WORDS.items() if config[key] != KEYS[key].default]
     return ", ".join(words)
 
 
@@ -191,6 +217,35 @@ def table(rows: Sequence[Group], leave_out: set[str]) -> str:
     cells = {head: column for head, column in cells.items() if set(column) != {"–"}}
     lines = [tuple(cells), ("---",) + ("---:",) * (len(cells) - 1), *zip(*cells.values(), strict=True)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def beside_pytorch(groups: Groups, yardsticks: Mapping[str, list[dict[str, Any]]]) -> list[str]:
+    """A table of the differences of mean errors, if there are both; ValueError if they trained on other pixels."""
+    rows = []
+    for name, theirs in yardsticks.items():
+        if name not in groups:
+            continue
+        ours = groups[name]
+        pixels = [run.measured["train_pixels"] for run in ours] + [run["config"]["train_pixels"] for run in theirs]
+        if len(set(pixels)) > 1:
+            raise ValueError(f"the runs of {name} and PyTorch's are of different training images")
+        found = compare([stored.record for stored in ours], theirs)
+        for split in ("test", "train"):
+            sides = [f"{side['mean']:.2f}" + spread(side) for side in (found[split]["ours"], found[split]["theirs"])]
+            interval = found[split]["interval"]
+            ends = f"{interval[0]:+.2f} to {interval[1]:+.2f}" if interval else "one run has none"
+            difference = f"{found[split]['difference']:+.2f}"
+            rows.append((label(ours[0].record), f"{found['steps']:,}", split, *sides, difference, ends))
+    if not rows:
+        return []
+    head = ("net", "steps", "split", "this library, %", "PyTorch, %", "difference, points", "95 % interval (Welch)")
+    lines = [head, ("---",) + ("---:",) * (len(head) - 1), *rows]
+    title = "**Beside PyTorch**: errors after the last step; mean ± sample standard deviation (seeds)."
+    return [f"{title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)]
+
+
+def spread(side: Mapping[str, Any]) -> str:
+    return (f" ± {side['std']:.2f}" if side["std"] is not None else "") + f" ({side['n']})"
 
 
 def write_between_marks(readme: Path, scale: str, text: str) -> None:

@@ -54,6 +54,31 @@ def _augment_one(image, position, *, key, pad, flip):
     return image
 
 
+def cutout(
+    images: Float[Array, "n h w c"], positions: Int[Array, " n"], key: Array, *, size: int
+) -> Float[Array, "n h w c"]:
+    """Sets a square of each image to zero (DeVries and Taylor 2017).
+
+    Its centre is any of the image's pixels with the same probability; what sticks out is clipped.
+
+    Args:
+      images: normalised images, so that zero is the mean.
+      positions: see `pad_crop_flip`.
+      key: of the squares.
+      size: pixels of a side; 16 for CIFAR-10 in the paper; 0 for none.
+    """
+    if not size:
+        return images
+
+    def square(position):
+        centres = jax.random.randint(jax.random.fold_in(key, position), (2,), 0, jnp.array(images.shape[1:3]))
+        offsets = (jnp.arange(length) - centre for length, centre in zip(images.shape[1:3], centres, strict=True))
+        rows, columns = ((-(size // 2) <= offset) & (offset < size - size // 2) for offset in offsets)
+        return rows[:, None] & columns[None, :]
+
+    return jnp.where(jax.vmap(square)(positions)[..., None], 0.0, images)
+
+
 def pca_color(
     images: Float[Array, "n h w c"],
     positions: Int[Array, " n"],
@@ -96,6 +121,7 @@ def make_prepare(
     pca_std: float,
     eigenvalues: np.ndarray | None,
     eigenvectors: np.ndarray | None,
+    cutout_size: int,
     mixup_alpha: float,
     cutmix_alpha: float,
     batch_size: int,
@@ -103,7 +129,7 @@ def make_prepare(
     """Returns the pure function (images, labels, weights, step) -> batch for images that come cropped from the host.
 
     The images are uint8 [batch_size, h, w, c]. Their colours are shifted, then they are normalised, those of weight 0
-    become zeros (the mean), and they are mixed.
+    become zeros (the mean), as squares of the others do, and they are mixed.
 
     Args:
       mesh: devices that share the batch.
@@ -113,25 +139,27 @@ def make_prepare(
       pca_std: see `pca_color`; 0 for none.
       eigenvalues: see `pca_color`; None where pca_std is 0.
       eigenvectors: likewise.
+      cutout_size: see `cutout`.
       mixup_alpha: see `mix`.
       cutmix_alpha: see `mix`.
       batch_size: examples over all devices.
     """
     if pca_std and (eigenvalues is None or eigenvectors is None):
         raise ValueError(f"pca_std={pca_std}: needs the colours' eigenvalues and eigenvectors")
-    color_key, mix_key = named_key(seed, "color"), named_key(seed, "mix")
+    color_key, cutout_key, mix_key = (named_key(seed, name) for name in ("color", "cutout", "mix"))
 
     def prepare(images, labels, weights, step) -> Batch:
         if len(images) != batch_size:
             raise ValueError(f"batch_size={batch_size}, but {len(images)} images came; pad with images of weight 0")
         images, labels, weights = jax.lax.with_sharding_constraint((images, labels, weights), split_batch(mesh))
         images = images.astype(jnp.float32)
+        positions = step * batch_size + jnp.arange(batch_size)
         if pca_std and eigenvalues is not None and eigenvectors is not None:
-            positions = step * batch_size + jnp.arange(batch_size)
             images = pca_color(
                 images, positions, color_key, std=pca_std, eigenvalues=eigenvalues, eigenvectors=eigenvectors
             )
         images = jnp.where(weights[:, None, None, None] > 0, normalize(images, mean, std), 0.0)
+        images = cutout(images, positions, cutout_key, size=cutout_size)
         batch = Batch(image=images, label=labels, weight=weights)
         batch = mix(batch, step, mix_key, mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha)
         return jax.lax.with_sharding_constraint(batch, split_batch(mesh))

@@ -16,7 +16,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int, UInt8
 
 from resnet_jax.data.batch import Batch
-from resnet_jax.data.device_augment import normalize, pad_crop_flip
+from resnet_jax.data.device_augment import cutout, normalize, pad_crop_flip
+from resnet_jax.data.device_policies import apply_policy
+from resnet_jax.data.mixing import mix
 from resnet_jax.distributed import split_batch
 from resnet_jax.random_keys import Seed, named_key
 
@@ -81,9 +83,25 @@ BatchAt = Callable[[ResidentData, Array, Any, Any], Batch]
 
 
 def make_batch_at(
-    mesh: Mesh, *, seed: Seed, batch_size: int, mean: np.ndarray, std: np.ndarray, pad: int, flip: bool
+    mesh: Mesh,
+    *,
+    seed: Seed,
+    batch_size: int,
+    mean: np.ndarray,
+    std: np.ndarray,
+    pad: int,
+    flip: bool,
+    policy: str = "none",
+    policy_operations: int = 2,
+    policy_magnitude: int = 9,
+    cutout_size: int = 0,
+    mixup_alpha: float = 0.0,
+    cutmix_alpha: float = 0.0,
 ) -> BatchAt:
     """Returns the pure function (data, orders, epoch_start, k) -> the k-th training batch.
+
+    A policy sees whole images as they are stored; then they are normalised, cropped, mirrored, squares of them set
+    to the mean, and mixed.
 
     Args:
       mesh: devices that share the batch.
@@ -93,15 +111,25 @@ def make_batch_at(
       std: per channel.
       pad: pixels, see `pad_crop_flip`.
       flip: see `pad_crop_flip`.
+      policy: see `apply_policy`.
+      policy_operations: likewise.
+      policy_magnitude: likewise.
+      cutout_size: see `cutout`.
+      mixup_alpha: see `mix`.
+      cutmix_alpha: see `mix`.
     """
-    key = named_key(seed, "augment")
+    key, policy_key, cutout_key, mix_key = (named_key(seed, name) for name in ("augment", "policy", "cutout", "mix"))
+    policy_options = {"policy": policy, "operations": policy_operations, "magnitude": policy_magnitude}
 
     def batch_at(data: ResidentData, orders, epoch_start, k) -> Batch:
         positions = k * batch_size + jnp.arange(batch_size)
         rows = jax.lax.with_sharding_constraint(orders[positions - epoch_start], split_batch(mesh))
         images, labels = take_rows(data, rows)
+        images = apply_policy(images, positions, policy_key, **policy_options)
         images = pad_crop_flip(normalize(images, mean, std), positions, key, pad=pad, flip=flip)
-        images = jax.lax.with_sharding_constraint(images, split_batch(mesh))
-        return Batch(image=images, label=labels, weight=jnp.ones(batch_size, jnp.float32))
+        images = cutout(images, positions, cutout_key, size=cutout_size)
+        batch = Batch(image=images, label=labels, weight=jnp.ones(batch_size, jnp.float32))
+        batch = mix(batch, k, mix_key, mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha)
+        return jax.lax.with_sharding_constraint(batch, split_batch(mesh))
 
     return batch_at
