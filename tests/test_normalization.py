@@ -1,6 +1,7 @@
 """Batch normalization: its arithmetic, its two switches, its groups, and its frozen form."""
 
-from functools import cache
+from functools import cache, partial
+from operator import itemgetter
 
 import jax
 import jax.numpy as jnp
@@ -119,6 +120,52 @@ def test_bfloat16_output_with_float32_statistics(variables, x):
     np.testing.assert_allclose(np.asarray(output, np.float64), exact, rtol=2.0**-8, atol=1e-5)
     expected = moved(variables["batch_stats"]["mean"], moments(x.astype(jnp.bfloat16))[0])
     np.testing.assert_allclose(new["mean"], expected, rtol=1e-5, atol=1e-6)
+
+
+def by_definition(params, x, group_size):
+    """In two passes, as JAX differentiates it."""
+    groups = x.astype(jnp.float32).reshape(-1, group_size or len(x), *x.shape[1:])
+    mean = groups.mean((1, 2, 3), keepdims=True)
+    var = jnp.square(groups - mean).mean((1, 2, 3), keepdims=True)
+    scale, bias = (params[name].reshape(1, 1, 1, 1, -1) for name in ("scale", "bias"))
+    return ((groups - mean) / jnp.sqrt(var + EPSILON) * scale + bias).reshape(x.shape)
+
+
+@pytest.mark.parametrize("group_size", [None, 4, 2])
+@pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, 1e-5), (jnp.bfloat16, 1e-2)])
+def test_gradients_go_through_mean_and_variance(variables, x, group_size, dtype, tolerance):
+    x = x.astype(dtype)
+    layer = BatchNorm(use_running_average=False, update_statistics=False, group_size=group_size, dtype=dtype)
+    weights = jnp.asarray(np.random.default_rng(2).normal(size=x.shape), jnp.float32)
+
+    def gradients(function):
+        return jax.jit(jax.grad(lambda params, x: (weights * function(params, x)).sum(), (0, 1)))(
+            variables["params"], x
+        )
+
+    found = gradients(lambda params, x: layer.apply({**variables, "params": params}, x))
+    expected = gradients(partial(by_definition, group_size=group_size))
+    assert found[1].dtype == dtype
+
+    def close(a, b):
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max())
+
+    jax.tree.map(close, found, expected)
+
+
+def test_several_nets_at_once_have_each_its_own_gradient(variables, x):
+    layer = BatchNorm(use_running_average=False, update_statistics=False, group_size=4)
+
+    def gradient(params, x):
+        return jax.grad(lambda params: jnp.sin(layer.apply({**variables, "params": params}, x)).sum())(params)
+
+    several = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), variables["params"])
+    images = jnp.stack([x, x[::-1] + 1])
+    found = jax.vmap(gradient)(several, images)
+    one_by_one = [gradient(*jax.tree.map(itemgetter(number), (several, images))) for number in range(2)]
+    expected = jax.tree.map(lambda *leaves: jnp.stack(leaves), *one_by_one)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), found, expected)
 
 
 def test_a_constant_channel_gives_the_bias(variables):

@@ -9,8 +9,9 @@ import pytest
 from resnet_jax import config as configs
 from resnet_jax.analysis import plan as plans
 from resnet_jax.analysis.collectives import Collective, collectives_of, narrowed
-from resnet_jax.analysis.compiled_step import CompiledStep, Data, devices_of_a_group, examine_here, small_config
+from resnet_jax.analysis.compiled_step import CompiledStep, devices_of_a_group, examine_here, small_config
 from resnet_jax.analysis.devices import DEVICES, Device, Networks, device_named
+from resnet_jax.analysis.lowered_step import Data
 from resnet_jax.analysis.plan_lines import checkpoint_shares
 from resnet_jax.commands import benchmark
 from resnet_jax.config_files import load_config

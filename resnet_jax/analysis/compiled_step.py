@@ -20,36 +20,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from resnet_jax import build
 from resnet_jax.analysis.collectives import Collective, collectives_of, narrowed
+from resnet_jax.analysis.lowered_step import Data, abstract_state, lower_step
 from resnet_jax.config import flatten, nest
 from resnet_jax.config_files import from_json, to_json
-from resnet_jax.data.input_description import InputDescription
-from resnet_jax.data.resident import ResidentData
-from resnet_jax.distributed import data_mesh, replicated, split_batch
-from resnet_jax.models.registry import initialize
+from resnet_jax.distributed import data_mesh
 from resnet_jax.models.summary import summarize
-from resnet_jax.training.state import Progress
-from resnet_jax.training.steps import make_resident_step, make_streamed_step
 
 _MOST_DEVICES = 4
 # Where two share a batch-norm group: so many that neither all devices nor all groups are two.
 _PAIRED_DEVICES = 8
 # Images of one device, which are one group of batch norm or part of one. Several groups are averaged on the device.
 _ROWS = 2
-
-
-class Data(NamedTuple):
-    """The data set, as far as a step depends on it: (height, width, channels), classes, training images."""
-
-    image_shape: tuple[int, int, int]
-    num_classes: int
-    examples: int
 
 
 class CompiledStep(NamedTuple):
@@ -130,9 +115,8 @@ def examine(config: FrozenConfigDict, data: Data, devices: int) -> CompiledStep:
 
 def examine_here(config: ConfigDict, data: Data, devices: int, group_devices: int) -> CompiledStep:
     """As `examine`, in this process, which has as many CPU devices, for a `small_config`."""
-    mesh, model = data_mesh(jax.devices("cpu")[:devices]), build.build_model(config, num_classes=data.num_classes)
-    state = jax.eval_shape(lambda: build.build_state(config, initialize(model, jax.random.key(0), data.image_shape)))
-    optimized, divided = _compile(config, data, model, state, mesh)
+    state = abstract_state(config, data)
+    optimized, divided = _compile(config, data, data_mesh(jax.devices("cpu")[:devices]))
     named = ("name", "num_classes")
     options = {key: value for key, value in config.model.items() if key not in named and value is not None}
     classes, side = data.num_classes, data.image_shape[0]
@@ -155,10 +139,9 @@ def small_config(config: FrozenConfigDict, *, devices: int, group_devices: int) 
     return nest(values)
 
 
-def _compile(config: Any, data: Data, model: Any, state: Any, mesh: Mesh) -> tuple[str, str]:
+def _compile(config: Any, data: Data, mesh: Mesh) -> tuple[str, str]:
     """The texts of the optimised program, and of that which was just divided ("" where all is float32)."""
-    call = _jitted(config, data, model, mesh)
-    lowered = call.trace(*_arguments(config, data, state, mesh)).lower(lowering_platforms=("tpu",))
+    lowered = lower_step(config, data, mesh, platform="tpu")
     # Less of LLVM, which takes half of the time and has nothing to do with collectives.
     options: dict[str, Any] = {"xla_backend_optimization_level": 0}
     if config.model.dtype == "float32" or mesh.size == 1:
@@ -168,41 +151,6 @@ def _compile(config: Any, data: Data, model: Any, state: Any, mesh: Mesh) -> tup
         optimized = lowered.compile(compiler_options=options).as_text()
         [divided] = Path(folder).glob("*.after_spmd-partitioning*.txt")
         return optimized, divided.read_text(encoding="utf-8")
-
-
-def _jitted(config: Any, data: Data, model: Any, mesh: Mesh) -> Any:
-    """The step as `build` makes it, with pixel statistics of no data."""
-    ones = np.ones(data.image_shape[-1:], np.float32)
-    names = ("",) * data.num_classes
-    described = InputDescription(
-        data.image_shape, 0 * ones, ones, names, color_values=ones, color_vectors=np.diag(ones)
-    )
-
-    def step(seed):
-        return build.build_train_step(config, model, mesh, seed=seed)
-
-    if config.data.pipeline == "resident":
-        return make_resident_step(
-            lambda seed: (step(seed), build.build_batches(config, described, mesh, seed=seed)), mesh
-        )
-    return make_streamed_step(step(config.seed), build.build_prepare(config, described, mesh), mesh)
-
-
-def _arguments(config: Any, data: Data, state: Any, mesh: Mesh) -> tuple:
-    """The step's arguments, as shapes."""
-    whole, divided = replicated(mesh), split_batch(mesh)
-
-    def abstract(shape, dtype, sharding=whole):
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-
-    carried = jax.tree.map(lambda leaf: abstract(leaf.shape, leaf.dtype), (state, jax.eval_shape(Progress.zero)))
-    if config.data.pipeline == "resident":
-        count = data.examples
-        split = ResidentData(abstract((count, *data.image_shape), jnp.uint8), abstract((count,), jnp.int32))
-        return (*carried, abstract((), jnp.int32), split, abstract((2 * count,), jnp.int32), abstract((), jnp.int32))
-    size = config.train.batch_size
-    images = abstract((size, *data.image_shape), jnp.uint8, divided)
-    return (*carried, images, abstract((size,), jnp.int32, divided), abstract((size,), jnp.float32, divided))
 
 
 def _from_json(text: str) -> CompiledStep:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from resnet_jax import config as configs
-from resnet_jax.analysis.compiled_step import Data, devices_of_a_group, examine
+from resnet_jax.analysis.compiled_step import devices_of_a_group, examine
 from resnet_jax.analysis.devices import Device, Networks
+from resnet_jax.analysis.lowered_step import Data
 from resnet_jax.analysis.plan_lines import (
     Line,
     Run,

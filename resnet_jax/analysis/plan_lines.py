@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 from ml_collections import FrozenConfigDict
 
 from resnet_jax.analysis.collectives import Collective
-from resnet_jax.analysis.compiled_step import CompiledStep, Data
+from resnet_jax.analysis.compiled_step import CompiledStep
 from resnet_jax.analysis.devices import Device, Networks
+from resnet_jax.analysis.lowered_step import Data
 
 _KINDS = ("all-reduce", "collective-permute")
 
