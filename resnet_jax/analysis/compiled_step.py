@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
+from jax.stages import Lowered
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from resnet_jax.analysis.collectives import Collective, collectives_of, narrowed
@@ -145,12 +146,18 @@ def _compile(config: Any, data: Data, mesh: Mesh) -> tuple[str, str]:
     # Less of LLVM, which takes half of the time and has nothing to do with collectives.
     options: dict[str, Any] = {"xla_backend_optimization_level": 0}
     if config.model.dtype == "float32" or mesh.size == 1:
-        return lowered.compile(compiler_options=options).as_text(), ""
+        return _text(lowered, options), ""
     with tempfile.TemporaryDirectory(prefix="resnet_jax_") as folder:
         options |= {"xla_dump_to": folder, "xla_dump_hlo_as_text": True, "xla_dump_hlo_pass_re": "spmd-partitioning"}
-        optimized = lowered.compile(compiler_options=options).as_text()
+        optimized = _text(lowered, options)
         [divided] = Path(folder).glob("*.after_spmd-partitioning*.txt")
         return optimized, divided.read_text(encoding="utf-8")
+
+
+def _text(lowered: Lowered, options: dict[str, Any]) -> str:
+    text = lowered.compile(compiler_options=options).as_text()
+    assert text is not None
+    return text
 
 
 def _from_json(text: str) -> CompiledStep:

@@ -42,10 +42,11 @@ def apply_policy(
     """
     if policy == "none":
         return images
-    augment = {
+    ways: dict[str, Callable[[Image, Array], Image]] = {
         "randaugment": partial(rand_augment, operations=operations, magnitude=magnitude),
         "trivialaugment": trivial_augment,
-    }[policy]
+    }
+    augment = ways[policy]
     return jax.vmap(lambda image, position: augment(image, jax.random.fold_in(key, position)))(images, positions)
 
 

@@ -6,6 +6,7 @@ on k alone, not on devices, hosts or restarts.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax
@@ -119,13 +120,13 @@ def make_batch_at(
       cutmix_alpha: see `mix`.
     """
     key, policy_key, cutout_key, mix_key = (named_key(seed, name) for name in ("augment", "policy", "cutout", "mix"))
-    policy_options = {"policy": policy, "operations": policy_operations, "magnitude": policy_magnitude}
+    augment = partial(apply_policy, policy=policy, operations=policy_operations, magnitude=policy_magnitude)
 
     def batch_at(data: ResidentData, orders, epoch_start, k) -> Batch:
         positions = k * batch_size + jnp.arange(batch_size)
         rows = jax.lax.with_sharding_constraint(orders[positions - epoch_start], split_batch(mesh))
         images, labels = take_rows(data, rows)
-        images = apply_policy(images, positions, policy_key, **policy_options)
+        images = augment(images, positions, policy_key)
         images = pad_crop_flip(normalize(images, mean, std), positions, key, pad=pad, flip=flip)
         images = cutout(images, positions, cutout_key, size=cutout_size)
         batch = Batch(image=images, label=labels, weight=jnp.ones(batch_size, jnp.float32))
