@@ -217,14 +217,15 @@ def test_ten_steps_in_a_call_are_compared_with_ten_calls(measured):
 
 def test_this_library_is_compared_with_pytorch_where_there_is_one(measured):
     row = row_of(measured, "a cifar_resnet8")
+    ours = ["resnet_jax, float32", "resnet_jax, float32, 10 steps in a call"]
+    assert [row["rates"][name]["batches_per_call"] for name in ours] == [1, 10]
     if measured["versions"]["torch"] is None:
-        assert list(row["rates"]) == ["resnet_jax, float32"] and row["ratios"] == []
+        assert list(row["rates"]) == ours and row["ratios"] == []
         assert row["notes"] == ["PyTorch is not installed, so there is no ratio"]
         return
     theirs = ["PyTorch, float32", "PyTorch, float32, groups of 64"]
-    assert [(found["above"], found["below"]) for found in row["ratios"]] == [
-        ("resnet_jax, float32", name) for name in theirs
-    ]
+    pairs = [(own, name) for own in ours for name in theirs]
+    assert [(found["above"], found["below"]) for found in row["ratios"]] == pairs
     assert [row["subjects"][name]["group"] for name in theirs] == [None, 64]
     assert {found["wanted"] for found in row["ratios"]} == {1.5} and row["notes"] == []
 

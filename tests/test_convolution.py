@@ -119,6 +119,25 @@ def test_only_a_cpu_gets_the_gradient_in_parts(platform, convolutions):
     assert lowered.as_text().count("stablehlo.convolution") == convolutions
 
 
+@pytest.mark.parametrize(
+    ("channels", "width", "strides", "paired"),
+    [(16, 8, (1, 1), True), (16, 7, (1, 1), False), (17, 8, (1, 1), False), (16, 8, (2, 2), False)],
+)
+def test_a_cpu_makes_two_columns_of_few_channels_at_a_time(channels, width, strides, paired):
+    images, kernel = normal((4, 8, width, 5), 0), normal((3, 3, 5, channels), 1)
+    padding = ((1, 1), (1, 1))
+
+    def text(platform):
+        traced = jax.jit(lambda x, k: convolution(x, k, strides, padding)).trace(images, kernel)
+        return traced.lower(lowering_platforms=(platform,)).as_text()
+
+    assert (f"tensor<3x4x5x{2 * channels}xf32>" in text("cpu")) == paired
+    assert f"x{2 * channels}xf32>" not in text("cuda") + text("tpu")
+    actual = value_and_gradients(convolution, images, kernel, strides, padding)
+    for got, wanted in zip(actual, value_and_gradients(ordinary, images, kernel, strides, padding), strict=True):
+        assert_close(got, wanted, tolerance=1e-5)
+
+
 @pytest.mark.parametrize("axes", [(0, 0), (0, None), (None, 0)])
 @pytest.mark.parametrize("case", ["3x3 stride 2, odd sides", "3x3 two parts", "1x1 stride 2"])
 def test_several_nets_at_once_have_the_output_and_gradients_of_each(case, axes):

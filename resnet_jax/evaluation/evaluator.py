@@ -22,6 +22,7 @@ from resnet_jax.evaluation.scores import sums_of
 from resnet_jax.evaluation.shares import add_shares, own_copies, own_mesh
 from resnet_jax.evaluation.streamed_scores import divisible, score_streamed
 from resnet_jax.models.resnet import ResNet
+from resnet_jax.xla_options import backend_options
 
 Evaluate = Callable[..., dict[str, float]]
 Score = Callable[..., tuple[np.ndarray, np.ndarray]]
@@ -52,7 +53,7 @@ def make_evaluator(
       batch_size: images per step over all devices, see `make_scorer`.
       input: what the net expects of its input.
       workers: processes that decode a split on disk, see `ViewedExamples.stream`.
-      compiler_options: XLA's.
+      compiler_options: XLA's; None: those that suit the backend.
 
     Raises:
       ValueError: for an unknown protocol; and, when called, as `make_scorer`'s function and `add_shares` do.
@@ -60,7 +61,7 @@ def make_evaluator(
     made = make_protocol(protocol, input)
     own = own_mesh(mesh)
     own_batch_size = -(-batch_size * own.size // mesh.size)
-    options = dict(compiler_options or {})
+    options = backend_options() if compiler_options is None else dict(compiler_options)
     score = make_scorer(model, own, protocol=made, batch_size=own_batch_size, workers=workers, compiler_options=options)
     batch_size = divisible(batch_size, mesh)
     fetch = _make_fetch(mesh, batch_size, input)
@@ -124,7 +125,8 @@ def make_scorer(
     resident_batch_size = divisible(batch_size, mesh)
     fetch = _make_fetch(mesh, resident_batch_size, protocol.input)
 
-    jit = partial(jax.jit, out_shardings=replicated(mesh), compiler_options=dict(compiler_options or {}))
+    options = backend_options() if compiler_options is None else dict(compiler_options)
+    jit = partial(jax.jit, out_shardings=replicated(mesh), compiler_options=options)
 
     @jit
     def score_normalized(variables: dict, images):

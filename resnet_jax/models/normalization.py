@@ -130,7 +130,8 @@ def _moments(groups: Array) -> tuple[Array, Array]:
 def _normalize_by_own(groups, scale, bias, epsilon, dtype):
     """Groups normalised by their own mean and variance, and these; to gradients the latter two are constants.
 
-    JAX's own gradient of the one-pass variance takes a CPU up to three times as long.
+    JAX's own gradient keeps activations a second time, in float32: of 1202 scanned layers, 16 GB instead of 7.5 in
+    bfloat16 (experiments/benchmarks/compiled).
     """
     mean, variance = _moments(groups)
     return _normalize(groups, mean, variance, scale, bias, epsilon, dtype), mean, variance

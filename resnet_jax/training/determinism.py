@@ -5,6 +5,8 @@ from typing import Any
 
 import jax
 
+from resnet_jax.xla_options import backend_options
+
 # How many threads XLA has on a CPU; without it, as many as there are cores or devices of the process.
 _THREADS = "NPROC"
 
@@ -14,7 +16,7 @@ def compiler_options(determinism: str) -> dict[str, Any]:
     # Of all backends only GPUs have operations that round differently each time. The option turns the choice of
     # kernels by their speed off as well, which differs between two starts.
     needed = determinism != "default" and jax.default_backend() == "gpu"
-    return {"xla_gpu_deterministic_ops": True} if needed else {}
+    return backend_options() | ({"xla_gpu_deterministic_ops": True} if needed else {})
 
 
 def promises(determinism: str) -> str:

@@ -106,12 +106,13 @@ def forward(net: str, data_dir: str, overrides: dict[str, Any]) -> Subject:
 
     from resnet_jax.data.device_augment import normalize
     from resnet_jax.data.resident import take_rows
+    from resnet_jax.xla_options import backend_options
 
     parts = _parts(net, data_dir, overrides)
     variables = parts.initial_state().evaluated_variables
     pixels, _ = take_rows(parts.splits["test"], jax.numpy.arange(TEST_BATCH))
     images = normalize(pixels, parts.input.mean, parts.input.std)
-    score = jax.jit(functools.partial(parts.model.apply, train=False))
+    score = jax.jit(functools.partial(parts.model.apply, train=False), compiler_options=backend_options())
 
     def run(batches: int) -> int:
         jax.block_until_ready([score(variables, images) for _ in range(batches)])
