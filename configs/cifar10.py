@@ -13,7 +13,6 @@ Command:  resnet-jax prepare cifar10
           resnet-jax train --config=configs/cifar10.py:resnet20 --workdir=runs/cifar10_resnet20
           Where the set is in another folder: --config.data.data_dir=DIR
           A short run needs a schedule that fits: --config.train.duration=2000 --config.schedule.name=constant
-          On a CPU --config.train.steps_per_dispatch=10 is about a fifth faster.
 Cost:     8.2 million images; floating-point operations, 6 times the multiply-adds of an image (forward and
           backward): resnet20 2.0e15, resnet32 3.4e15, resnet44 4.8e15, resnet56 6.2e15, resnet110 1.2e16,
           resnet1202 1.4e17 and a third more for what it recomputes.

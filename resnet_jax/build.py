@@ -23,6 +23,7 @@ from resnet_jax.data.streaming import TrainBatches
 from resnet_jax.distributed import data_mesh, local_rows, place, replicate
 from resnet_jax.models.registry import create_model, initialize
 from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.summary import summarize
 from resnet_jax.random_keys import Seed, named_key
 from resnet_jax.training import schedules
 from resnet_jax.training.optimizers import optimizer_named
@@ -31,10 +32,7 @@ from resnet_jax.training.seeds import Seeds
 from resnet_jax.training.sharding import state_shardings
 from resnet_jax.training.state import Progress, TrainState
 from resnet_jax.training.steps import TrainStep, make_resident_step, make_streamed_step, make_train_step
-
-# On an accelerator one call runs this many steps; on a CPU calls are cheap and loops are not.
-_STEPS_PER_CALL = {"cpu": 1}
-_STEPS_PER_CALL_ELSEWHERE = 50
+from resnet_jax.training.steps_per_call import steps_per_call
 
 Split = ResidentData | Examples
 
@@ -141,9 +139,10 @@ def _resident_parts(config: Any, info: DatasetInfo, mesh: Mesh, make_step: _Make
     input = describe_input(train.images, info.class_names, normalization=config.data.normalization)
     data = to_device(train, mesh)
     seeds = Seeds(config.seed, config.num_seeds)
-    wanted = config.train.steps_per_dispatch
-    if wanted is None:
-        wanted = _STEPS_PER_CALL.get(jax.default_backend(), _STEPS_PER_CALL_ELSEWHERE)
+    counted = summarize(
+        config.model.name, image_size=info.image_shape[0], num_classes=info.num_classes, **_net_options(config)
+    )
+    wanted = steps_per_call(config, multiply_adds=counted.multiply_adds, backend=jax.default_backend())
     return {
         "data": f"{data_manifest(info)} {content_digest(train)}",
         "input": input,
@@ -270,9 +269,12 @@ def build_prepare(config: Any, input: InputDescription, mesh: Mesh) -> Callable:
 
 def build_model(config: Any, *, num_classes: int | None) -> ResNet:
     """The net that `config.model` describes."""
+    return create_model(config.model.name, num_classes=num_classes, **_net_options(config))
+
+
+def _net_options(config: Any) -> dict[str, Any]:
     named = ("name", "num_classes")
-    options = {key: value for key, value in config.model.items() if key not in named and value is not None}
-    return create_model(config.model.name, num_classes=num_classes, **options)
+    return {key: value for key, value in config.model.items() if key not in named and value is not None}
 
 
 def build_optimizer(config: Any) -> optax.GradientTransformation:

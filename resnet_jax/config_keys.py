@@ -86,7 +86,7 @@ KEYS: dict[str, Rule] = {
     "train.batch_size": Rule("int", 128, "images of one step, all devices together", minimum=1),
     "train.duration": Rule("number", 64_000, "length of the training, in train.unit", above=0),
     "train.unit": Rule("str", "steps", "of train.duration, evaluate.every and checkpoint.every", UNITS),
-    "train.steps_per_dispatch": Rule("int", None, "None: by backend", minimum=1, none=True),
+    "train.steps_per_dispatch": Rule("int", None, "None: by device and net", minimum=1, none=True),
     "train.non_finite": Rule("str", "stop", "a non-finite loss: stop, or skip the update", ("stop", "skip")),
     "train.most_skipped": Rule("int", 100, "non_finite=skip: more updates in a row end the run", minimum=1),
     "train.determinism": Rule(

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "resnet_jax"
 # A module may import from the layers below its own, and from its own name.
 LAYERS = {
     "ground": ["atomic_files", "distributed", "download", "environment", "models.names", "random_keys", "records"]
-    + ["exit_codes", "training.determinism", "training.signal_actions", "xla_options"],
+    + ["exit_codes", "training.determinism", "training.signal_actions", "training.steps_per_call", "xla_options"],
     "parts": [
         *("config_keys", "config", "config_files", "models", "data"),
         *("training.losses", "evaluation.metrics", "training.schedules"),

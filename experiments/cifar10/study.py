@@ -172,6 +172,10 @@ def work(job: Job, workdir: Path, records: Path, data_dir: Path | None, response
 
 def train_yardstick(run: Yardstick, workdir: Path, records: Path, data_dir: Path | None) -> None:
     """Trains PyTorch's net, and stores its record."""
+    import jax
+
+    # Imported already, so that the variable which the next import sets would come too late.
+    jax.config.update("jax_platforms", "cpu")
     import pytorch_reference as reference
     import torch
 
