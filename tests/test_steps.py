@@ -349,7 +349,6 @@ def test_a_streamed_step_prepares_its_batch_at_the_state_s_step_and_steps():
             pca_std=0.1,
             eigenvalues=np.array([55.46, 4.794, 1.148]),
             eigenvectors=np.eye(3),
-            cutout_size=0,
             mixup_alpha=0.2,
             cutmix_alpha=1.0,
             batch_size=32,

@@ -121,7 +121,7 @@ def make_prepare(
     pca_std: float,
     eigenvalues: np.ndarray | None,
     eigenvectors: np.ndarray | None,
-    cutout_size: int,
+    cutout_size: int = 0,
     mixup_alpha: float,
     cutmix_alpha: float,
     batch_size: int,

@@ -129,8 +129,8 @@ def make_batch_at(
         images = augment(images, positions, policy_key)
         images = pad_crop_flip(normalize(images, mean, std), positions, key, pad=pad, flip=flip)
         images = cutout(images, positions, cutout_key, size=cutout_size)
+        images = jax.lax.with_sharding_constraint(images, split_batch(mesh))
         batch = Batch(image=images, label=labels, weight=jnp.ones(batch_size, jnp.float32))
-        batch = mix(batch, k, mix_key, mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha)
-        return jax.lax.with_sharding_constraint(batch, split_batch(mesh))
+        return mix(batch, k, mix_key, mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha)
 
     return batch_at

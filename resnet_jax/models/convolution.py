@@ -3,8 +3,9 @@
 XLA's CPU compiler turns the transposed convolutions of an ordinary gradient into naive loop nests inside any
 `scan` or `while` (20 to 38 times slower), and its weight gradient is slow everywhere. Writing both gradients
 as ordinary NHWC/HWIO convolutions cures the first; splitting the weight gradient over the batch most of the second.
-And with few output channels it leaves half of a vector unit idle, which two output columns at a time fill. Accelerators
-get the ordinary convolution, and JAX's own gradient.
+And with few output channels it leaves half of a vector unit idle, which two output columns at a time fill; a net that
+is not differentiated does without, so that an exported one is the same on all platforms. Accelerators get the ordinary
+convolution, and JAX's own gradient.
 
 Under `vmap` over images and kernels, as in several nets at once, XLA sees one convolution in as many groups, which is
 what an accelerator wants and takes a CPU three to five times as long as one convolution after the other: there it is
@@ -51,7 +52,7 @@ def _cpu_convolution(images, kernel, *, strides, padding):
     return _plain_convolution(images, kernel, strides=strides, padding=padding)
 
 
-def _convolution(images, kernel, *, strides, padding):
+def _training_convolution(images, kernel, *, strides, padding):
     options = {"strides": strides, "padding": padding}
     cpu, default = partial(_cpu_convolution, **options), partial(_plain_convolution, **options)
     if kernel.shape[3] > _FEW_CHANNELS:
@@ -77,7 +78,7 @@ def convolution(
     Returns:
       Output of shape [n, (h + top + bottom - kh) // strides[0] + 1, ..., f].
     """
-    return _one_by_one(partial(_convolution, strides=strides, padding=padding))(images, kernel)
+    return _one_by_one(partial(_plain_convolution, strides=strides, padding=padding))(images, kernel)
 
 
 def _one_by_one(function: Callable) -> Callable:
@@ -101,7 +102,8 @@ def _one_by_one(function: Callable) -> Callable:
 
 
 def _forward(images, kernel, strides, padding):
-    return convolution(images, kernel, strides, padding), (images, kernel)
+    output = _one_by_one(partial(_training_convolution, strides=strides, padding=padding))(images, kernel)
+    return output, (images, kernel)
 
 
 def _backward(strides, padding, residuals, gradient):
