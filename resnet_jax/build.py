@@ -139,10 +139,8 @@ def _resident_parts(config: Any, info: DatasetInfo, mesh: Mesh, make_step: _Make
     input = describe_input(train.images, info.class_names, normalization=config.data.normalization)
     data = to_device(train, mesh)
     seeds = Seeds(config.seed, config.num_seeds)
-    counted = summarize(
-        config.model.name, image_size=info.image_shape[0], num_classes=info.num_classes, **_net_options(config)
-    )
-    wanted = steps_per_call(config, multiply_adds=counted.multiply_adds, backend=jax.default_backend())
+    counted = multiply_adds(config, image_size=info.image_shape[0], num_classes=info.num_classes)
+    wanted = steps_per_call(config, multiply_adds=counted, backend=jax.default_backend())
     return {
         "data": f"{data_manifest(info)} {content_digest(train)}",
         "input": input,
@@ -270,6 +268,12 @@ def build_prepare(config: Any, input: InputDescription, mesh: Mesh) -> Callable:
 def build_model(config: Any, *, num_classes: int | None) -> ResNet:
     """The net that `config.model` describes."""
     return create_model(config.model.name, num_classes=num_classes, **_net_options(config))
+
+
+def multiply_adds(config: Any, *, image_size: int | None, num_classes: int) -> int:
+    """Of the forward pass of the net that `config.model` describes, on one image of three channels, see `summarize`."""
+    options = {"image_size": image_size, "num_classes": num_classes, **_net_options(config)}
+    return summarize(config.model.name, **options).multiply_adds
 
 
 def _net_options(config: Any) -> dict[str, Any]:

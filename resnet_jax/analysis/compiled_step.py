@@ -26,10 +26,10 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from resnet_jax.analysis.collectives import Collective, collectives_of, narrowed
 from resnet_jax.analysis.lowered_step import Data, abstract_state, lower_step
+from resnet_jax.build import multiply_adds
 from resnet_jax.config import flatten, nest
 from resnet_jax.config_files import from_json, to_json
 from resnet_jax.distributed import data_mesh
-from resnet_jax.models.summary import summarize
 
 _MOST_DEVICES = 4
 # Where two share a batch-norm group: so many that neither all devices nor all groups are two.
@@ -118,16 +118,13 @@ def examine_here(config: ConfigDict, data: Data, devices: int, group_devices: in
     """As `examine`, in this process, which has as many CPU devices, for a `small_config`."""
     state = abstract_state(config, data)
     optimized, divided = _compile(config, data, data_mesh(jax.devices("cpu")[:devices]))
-    named = ("name", "num_classes")
-    options = {key: value for key, value in config.model.items() if key not in named and value is not None}
-    classes, side = data.num_classes, data.image_shape[0]
     return CompiledStep(
         devices=devices,
         group_devices=group_devices,
         collectives=tuple(narrowed(collectives_of(optimized, devices), divided)),
         parameters=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params)),
         state=tuple((leaf.shape, leaf.dtype.itemsize) for leaf in jax.tree.leaves(state)),
-        multiply_adds=summarize(config.model.name, image_size=side, num_classes=classes, **options).multiply_adds,
+        multiply_adds=multiply_adds(config, image_size=data.image_shape[0], num_classes=data.num_classes),
     )
 
 

@@ -45,19 +45,16 @@ def _paired_convolution(images, kernel, *, padding):
     return pairs.reshape(*pairs.shape[:2], -1, outputs)
 
 
-def _cpu_convolution(images, kernel, *, strides, padding):
+def _is_faster_in_pairs(images, kernel, *, strides, padding) -> bool:
     width = images.shape[2] + sum(padding[1]) - kernel.shape[1] + 1
-    if strides == (1, 1) and kernel.shape[1] > 1 and kernel.shape[3] <= _FEW_CHANNELS and width % 2 == 0:
-        return _paired_convolution(images, kernel, padding=padding)
-    return _plain_convolution(images, kernel, strides=strides, padding=padding)
+    return strides == (1, 1) and kernel.shape[1] > 1 and kernel.shape[3] <= _FEW_CHANNELS and width % 2 == 0
 
 
 def _training_convolution(images, kernel, *, strides, padding):
-    options = {"strides": strides, "padding": padding}
-    cpu, default = partial(_cpu_convolution, **options), partial(_plain_convolution, **options)
-    if kernel.shape[3] > _FEW_CHANNELS:
-        return default(images, kernel)
-    return lax.platform_dependent(images, kernel, cpu=cpu, default=default)
+    plain = partial(_plain_convolution, strides=strides, padding=padding)
+    if not _is_faster_in_pairs(images, kernel, strides=strides, padding=padding):
+        return plain(images, kernel)
+    return lax.platform_dependent(images, kernel, cpu=partial(_paired_convolution, padding=padding), default=plain)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -135,8 +132,8 @@ def _input_gradient(gradient, kernel, input_shape, strides, padding):
         high = input_shape[axis + 1] + padding[axis][0] - _dilated(gradient.shape[axis + 1], strides[axis])
         pads.append((low, high))
     turned = jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2)
-    if strides == (1, 1):
-        return _cpu_convolution(gradient, turned, strides=strides, padding=tuple(pads))
+    if _is_faster_in_pairs(gradient, turned, strides=strides, padding=pads):
+        return _paired_convolution(gradient, turned, padding=pads)
     return lax.conv_general_dilated(gradient, turned, (1, 1), pads, lhs_dilation=strides, dimension_numbers=_DIMENSIONS)
 
 
