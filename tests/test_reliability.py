@@ -91,11 +91,14 @@ def test_flipped_bits_that_nobody_looks_for_are_silently_wrong(modules, bench, m
 
 
 def test_a_killed_run_that_goes_on_otherwise_is_silently_wrong(modules, bench, monkeypatch):
+    # This kill waits for a checkpoint: a run that is killed before its first one has no momentum to forget.
+    def after_a_checkpoint(run, trainee, place, chance):
+        return run.wait_until(lambda: trainee.steps(place.workdir) != [])
+
+    kills = modules("kills")
     monkeypatch.setattr(bench, "plant", "forgets_momentum")
-    trials = modules("kills").in_saves(bench, modules("trainees").Library(), {1: 2})
-    wrong = [trial for trial in trials if trial.silently_wrong]
-    # One that was killed before its first checkpoint begins anew, with no momentum to forget.
-    assert wrong and not any(trial.exact or trial.as_promised for trial in wrong), trials
+    trials = kills.Killing(bench, modules("trainees").Library(), after_a_checkpoint, "after a checkpoint").trials(1)
+    assert trials and all(trial.silently_wrong and not (trial.exact or trial.as_promised) for trial in trials), trials
 
 
 def test_rows_are_added_to_a_record_of_the_same_code_alone(modules):
