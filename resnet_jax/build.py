@@ -109,8 +109,7 @@ def build(config: Any) -> Parts:
             "fewer slices (train.slices=1)"
         )
     model = build_model(config, num_classes=info.num_classes)
-    build_data = {"resident": _resident_parts, "streamed": _streamed_parts}[config.data.pipeline]
-    parts = build_data(config, info, mesh, lambda seed: build_train_step(config, model, mesh, seed=seed))
+    parts = {"resident": _resident_parts, "streamed": _streamed_parts}[config.data.pipeline](config, info, mesh)
     return Parts(
         config=config,
         mesh=mesh,
@@ -118,6 +117,7 @@ def build(config: Any) -> Parts:
         model=model,
         optimizer=build_optimizer(config),
         schedule=build_schedule(config),
+        make_call=build_calls(config, model, parts["input"], mesh),
         **parts,
     )
 
@@ -131,10 +131,7 @@ def check_classes(config: Any, info: DatasetInfo) -> None:
         )
 
 
-_MakeStep = Callable[[Seed], TrainStep]
-
-
-def _resident_parts(config: Any, info: DatasetInfo, mesh: Mesh, make_step: _MakeStep) -> dict[str, Any]:
+def _resident_parts(config: Any, info: DatasetInfo, mesh: Mesh) -> dict[str, Any]:
     train = load_arrays(info, config.data.train_split)
     input = describe_input(train.images, info.class_names, normalization=config.data.normalization)
     data = to_device(train, mesh)
@@ -146,29 +143,19 @@ def _resident_parts(config: Any, info: DatasetInfo, mesh: Mesh, make_step: _Make
         "input": input,
         "splits": _open_splits(config, info, mesh, {"train": data}),
         "feed": ResidentFeed(data, seeds=seeds.numbers, batch_size=config.train.batch_size),
-        "make_call": lambda steps: make_resident_step(
-            lambda seed: (make_step(seed), build_batches(config, input, mesh, seed=seed)),
-            mesh,
-            sharding=config.train.sharding,
-            steps_per_call=steps,
-            together=seeds.together,
-        ),
         "steps_per_call": max(1, min(wanted, len(data) // config.train.batch_size)),
     }
 
 
-def _streamed_parts(config: Any, info: DatasetInfo, mesh: Mesh, make_step: _MakeStep) -> dict[str, Any]:
+def _streamed_parts(config: Any, info: DatasetInfo, mesh: Mesh) -> dict[str, Any]:
     statistics = statistics_of(info, config.data.statistics)
     batches = build_train_batches(config, info, rows=local_rows(config.train.batch_size, mesh))
     batches.examples.check_some()
-    input = build_input(config, info, statistics)
-    prepare, train_step = build_prepare(config, input, mesh), make_step(config.seed)
     return {
         "data": data_manifest(info),
-        "input": input,
+        "input": build_input(config, info, statistics),
         "splits": _open_splits(config, info, mesh, {}),
         "feed": StreamedFeed(batches, mesh, total_steps=config.steps.total, workers=config.data.workers),
-        "make_call": lambda steps: make_streamed_step(train_step, prepare, mesh, sharding=config.train.sharding),
         "steps_per_call": 1,
     }
 
@@ -185,6 +172,25 @@ def open_split(config: Any, info: DatasetInfo, split: str, mesh: Mesh) -> Split:
     if config.data.pipeline == "streamed":
         return Examples(info, split)
     return to_device(load_arrays(info, split), mesh)
+
+
+def build_calls(config: Any, model: ResNet, input: InputDescription, mesh: Mesh) -> Callable[[int], Any]:
+    """(updates per call) -> the jitted call, see `Parts.make_call`; of streamed data a call makes one update."""
+    sharding = config.train.sharding
+
+    def make_step(seed: Seed) -> TrainStep:
+        return build_train_step(config, model, mesh, seed=seed)
+
+    if config.data.pipeline == "streamed":
+        prepare = build_prepare(config, input, mesh)
+        return lambda steps: make_streamed_step(make_step(config.seed), prepare, mesh, sharding=sharding)
+    return lambda steps: make_resident_step(
+        lambda seed: (make_step(seed), build_batches(config, input, mesh, seed=seed)),
+        mesh,
+        sharding=sharding,
+        steps_per_call=steps,
+        together=Seeds(config.seed, config.num_seeds).together,
+    )
 
 
 def build_train_step(config: Any, model: ResNet, mesh: Mesh, *, seed: Seed) -> TrainStep:

@@ -14,7 +14,6 @@ from resnet_jax.data.resident import ResidentData
 from resnet_jax.distributed import replicated, split_batch
 from resnet_jax.models.registry import initialize
 from resnet_jax.training.state import Progress, TrainState
-from resnet_jax.training.steps import make_resident_step, make_streamed_step
 
 
 class Data(NamedTuple):
@@ -35,7 +34,9 @@ def lower_step(config: Any, data: Data, mesh: Mesh, *, platform: str) -> Lowered
       platform: that it is lowered for: "cpu", "cuda" or "tpu".
     """
     arguments = _arguments(config, data, abstract_state(config, data), mesh)
-    return _jitted(config, data, mesh).trace(*arguments).lower(lowering_platforms=(platform,))
+    model = build.build_model(config, num_classes=data.num_classes)
+    call = build.build_calls(config, model, describe_no_data(data), mesh)(1)
+    return call.trace(*arguments).lower(lowering_platforms=(platform,))
 
 
 def abstract_state(config: Any, data: Data) -> TrainState:
@@ -44,23 +45,10 @@ def abstract_state(config: Any, data: Data) -> TrainState:
     return jax.eval_shape(lambda: build.build_state(config, initialize(model, jax.random.key(0), data.image_shape)))
 
 
-def _jitted(config: Any, data: Data, mesh: Mesh) -> Any:
-    """The step as `build` makes it, with pixel statistics of no data."""
-    model = build.build_model(config, num_classes=data.num_classes)
-    ones = np.ones(data.image_shape[-1:], np.float32)
-    names = ("",) * data.num_classes
-    described = InputDescription(
-        data.image_shape, 0 * ones, ones, names, color_values=ones, color_vectors=np.diag(ones)
-    )
-
-    def step(seed):
-        return build.build_train_step(config, model, mesh, seed=seed)
-
-    if config.data.pipeline == "resident":
-        return make_resident_step(
-            lambda seed: (step(seed), build.build_batches(config, described, mesh, seed=seed)), mesh
-        )
-    return make_streamed_step(step(config.seed), build.build_prepare(config, described, mesh), mesh)
+def describe_no_data(data: Data) -> InputDescription:
+    """What a net expects of images of which there are no statistics."""
+    ones, names = np.ones(data.image_shape[-1:], np.float32), ("",) * data.num_classes
+    return InputDescription(data.image_shape, 0 * ones, ones, names, color_values=ones, color_vectors=np.diag(ones))
 
 
 def _arguments(config: Any, data: Data, state: Any, mesh: Mesh) -> tuple:
