@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from experiment_modules import experiment_modules
 
+from resnet_jax.benchmark import windows as timed
+
 FOLDER = Path(__file__).resolve().parent.parent / "experiments" / "benchmarks" / "cifar10"
 RECORD = FOLDER / "record.json"
 
@@ -19,41 +21,8 @@ def modules():
         yield imported
 
 
-def windows(*seconds, images=256):
-    return [{"images": images, "seconds": value} for value in seconds]
-
-
-def test_images_per_second_are_all_images_by_all_seconds(modules):
-    found = modules("pairs").rate([*windows(1.0, 4.0), *windows(1.0, images=512)], batch=128)
-    # A mean of the windows' rates would be 277, their median 256.
-    assert found["images_per_second"] == pytest.approx(1024 / 6)
-    assert found["batch_seconds"] == {"median": 0.5, "min": 0.25, "max": 2.0}
-    assert found["windows"][2] == {"images": 512, "seconds": 1.0}
-
-
-def test_a_ratio_is_of_times_for_an_image_pair_by_pair(modules):
-    ratio = modules("pairs").ratio
-    found = ratio(windows(2, 3, 8), windows(1, 2, 2))
-    assert (found["median"], found["min"], found["max"], found["pairs"]) == (2, 1.5, 4, 3)
-    # Twice the images in the same time.
-    assert ratio(windows(2, images=512), windows(2))["median"] == 0.5
-    for above, below in (((1.0,), ()), ((), ())):
-        with pytest.raises(ValueError, match="are no pairs"):
-            ratio(windows(*above), windows(*below))
-
-
-@pytest.mark.parametrize(
-    ("count", "ends"),
-    # Twice the chance that fewer than k of n coins show heads: n = 5, k = 1: 6 %; 6, 1: 3 %; 9, 2: 4 %; 12, 3: 4 %.
-    [(1, None), (5, None), (6, (1, 6)), (8, (1, 8)), (9, (2, 8)), (12, (3, 10)), (15, (4, 12))],
-)
-def test_the_interval_holds_the_median_with_95_percent(modules, count, ends):
-    found = modules("pairs").ratio(windows(*range(count, 0, -1)), windows(*[1.0] * count))
-    assert found["interval"] == (None if ends is None else [float(end) for end in ends])
-
-
 def test_a_power_law_is_found_and_continued(modules):
-    found = modules("pairs").power_law([10, 20, 40], [3 * size**1.5 for size in (10, 20, 40)], 100)
+    found = modules("growth").power_law([10, 20, 40], [3 * size**1.5 for size in (10, 20, 40)], 100)
     assert found == {"exponent": pytest.approx(1.5), "size": 100, "value": pytest.approx(3000)}
 
 
@@ -255,11 +224,8 @@ def test_the_readme_holds_the_record_s_tables(modules):
     assert record["commit"] is not None and not record["commit"]["dirty"] and record["config"]["scale"] == "full"
     assert modules("speed").table(record) in (FOLDER / "README.md").read_text()
     for entry in (entry for entry in record["rows"] if "rates" in entry):
-        recounted = {
-            name: modules("pairs").rate(found["windows"], batch=found["batch"])
-            for name, found in entry["rates"].items()
-        }
+        recounted = {name: timed.rate(found["windows"], batch=found["batch"]) for name, found in entry["rates"].items()}
         assert all(found.items() <= entry["rates"][name].items() for name, found in recounted.items())
         for found in entry["ratios"]:
-            again = modules("pairs").ratio(*(entry["rates"][found[side]]["windows"] for side in ("above", "below")))
+            again = timed.ratio(*(entry["rates"][found[side]]["windows"] for side in ("above", "below")))
             assert again.items() <= found.items()

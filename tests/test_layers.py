@@ -36,7 +36,7 @@ LAYERS = {
         *("evaluation", "checkpoints", "writers", "analysis"),
         *("training.batch_statistics", "training.metrics_log"),
     ],
-    "run": ["training.member", "training.start", "training.saving"],
+    "run": ["training.member", "training.start", "training.saving", "benchmark"],
     "loop": ["training.loop"],
     "command line": ["commands", "cli", "__main__"],
 }

@@ -335,7 +335,8 @@ def test_the_command_takes_flags_in_readable_units(stand_in, tmp_path, capsys, m
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--config=imagenet", "--hosts=2"], "benchmark needs --plan"),
+        (["--config=imagenet", "--hosts=2"], "benchmark needs either a KIND"),
+        (["train", "--plan", "--config=imagenet", "--hosts=2"], "benchmark needs either a KIND"),
         (["--plan", "--hosts=2"], "the flag --config is needed"),
         (["--plan", "--config=imagenet"], "the flag --hosts is needed"),
         (["--plan", "--config=imagenet", "--hosts=2", "--device=h20"], "did you mean"),

@@ -1,12 +1,9 @@
-"""What a training step takes besides its state: from a set in device memory, or streamed one step ahead of training.
-
-A feed has `arguments(step)`, what the update that turns `step` into step + 1 takes after state and progress, and
-`close()`.
-"""
+"""What a training step takes besides its state: from a set in device memory, or streamed one step ahead of training."""
 
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +16,17 @@ from resnet_jax.data.streaming import HostBatch, TrainBatches
 from resnet_jax.distributed import split_batch
 
 _BATCHES_AHEAD = 2
+
+
+@runtime_checkable
+class Feed(Protocol):
+    """Where the training images come from."""
+
+    def arguments(self, step: int) -> tuple[Any, ...]:
+        """What the update that turns `step` into step + 1 takes after state and progress."""
+
+    def close(self) -> None:
+        """Ends what has to be ended."""
 
 
 class ResidentFeed:
@@ -92,6 +100,3 @@ class StreamedFeed:
             jax.make_array_from_process_local_data(split_batch(self._mesh), array) for array in batch
         )
         return image, label, weight
-
-
-Feed = ResidentFeed | StreamedFeed

@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pairs import power_law, rate, ratio
+from growth import power_law
 from subjects import BATCH, DATASET
 from worker import Worker, in_turns, make_noise, working
+
+from resnet_jax.benchmark.windows import rate, ratio
 
 # A CPU is to take at most so many times as long for a step as PyTorch.
 CPU_TARGET = 1.5

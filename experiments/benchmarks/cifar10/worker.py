@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pairs import Window
+
+from resnet_jax.benchmark.windows import Window
 
 HERE = Path(__file__).resolve().parent
 # Of a window, that a try must take before its speed says how many batches fill one.

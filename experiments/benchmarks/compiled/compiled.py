@@ -30,8 +30,8 @@ from resnet_jax.environment import environment  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE.parents[1] / "reliability"), str(HERE.parent / "cifar10")]
+from growth import power_law  # noqa: E402
 from marked import publish  # noqa: E402
-from pairs import power_law  # noqa: E402
 
 CIFAR, IMAGENET = Data((32, 32, 3), 10, 50_000), Data((224, 224, 3), 1000, 1_281_167)
 BF16 = {"model.dtype": "bfloat16"}

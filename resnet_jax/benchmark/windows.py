@@ -8,7 +8,7 @@ from typing import Any
 CONFIDENCE = 0.95
 
 # Images that were done in so many seconds: {"images", "seconds"}.
-Window = Mapping[str, float]
+Window = Mapping[str, float | int]
 
 
 def rate(windows: Sequence[Window], *, batch: int) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def ratio(above: Sequence[Window], below: Sequence[Window]) -> dict[str, Any]:
     return spread | {"pairs": len(found)}
 
 
-def median_interval(ordered: Sequence[float]) -> list[float] | None:
+def median_interval(ordered: Sequence[float | int]) -> list[float | int] | None:
     """The narrowest pair of values, as far from one end as from the other, with the median between them.
 
     It holds with at least 95 % whatever the distribution: the median lies below the k-th smallest of n values with the
@@ -46,10 +46,3 @@ def median_interval(ordered: Sequence[float]) -> list[float] | None:
             break
         skipped += 1
     return [ordered[skipped - 1], ordered[count - skipped]] if skipped else None
-
-
-def power_law(sizes: Sequence[float], values: Sequence[float], at: float) -> dict[str, float]:
-    """The least-squares line through the logarithms: its exponent, and its value at another size."""
-    logs = [[math.log(number) for number in numbers] for numbers in (sizes, values)]
-    exponent, constant = statistics.linear_regression(*logs)
-    return {"exponent": exponent, "size": at, "value": math.exp(constant + exponent * math.log(at))}
