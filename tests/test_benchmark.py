@@ -147,7 +147,7 @@ def test_a_net_that_does_not_fit_at_all_says_so(monkeypatch):
 
 def test_a_measurement_without_memory_says_so():
     # More bytes than there are addresses.
-    changes = {"train.batch_size": 2**17, "data.image_size": 2**17}
+    changes = {"train.batch_size": 2**17, "data.image_size": 2**17, "evaluate.short_side": 2**17}
     config = load_config("imagenet:goyal90,resnet18", changes)
     with pytest.raises(measuring.OutOfMemory):
         measuring.measure("train", config, windows=1, seconds=0.1)

@@ -17,9 +17,10 @@ from resnet_jax.data.examples import Examples
 from resnet_jax.data.input_description import InputDescription
 from resnet_jax.data.prepare import prepare
 from resnet_jax.data.statistics import PixelStatistics
+from resnet_jax.data.streaming import ViewedExamples
 from resnet_jax.distributed import data_mesh, replicate
 from resnet_jax.evaluation import streamed_scores
-from resnet_jax.evaluation.evaluator import make_evaluator, make_scorer
+from resnet_jax.evaluation.evaluator import make_evaluator, make_scorer, score_together
 from resnet_jax.evaluation.predict import predict
 from resnet_jax.evaluation.protocols import Center, MultiScale, make_protocol
 from resnet_jax.evaluation.run import evaluate, evaluate_workdir, load_workdir
@@ -319,7 +320,7 @@ def test_prediction_sees_the_centre_view(runs, examples, tmp_path):
 
 
 def test_what_is_wrong_is_found_before_anything_is_scored(runs, make_run, tmp_path, monkeypatch):
-    monkeypatch.setattr("resnet_jax.evaluation.run.open_split", lambda *_: pytest.fail("a split was opened"))
+    monkeypatch.setattr("resnet_jax.evaluation.members.open_split", lambda *_: pytest.fail("a split was opened"))
     with pytest.raises(ValueError, match="nothing to evaluate"):
         evaluate([])
     with pytest.raises(FileNotFoundError, match="nowhere is not the workdir"):
@@ -343,3 +344,21 @@ def test_what_is_wrong_is_found_before_anything_is_scored(runs, make_run, tmp_pa
     resident = make_run("resident", **dict.fromkeys(STREAMED_KEYS, None), data__pipeline="resident")
     with pytest.raises(ValueError, match="protocol='ten_crop' needs images of varying size"):
         evaluate([resident], protocol="ten_crop")
+
+
+def test_members_that_see_the_same_pixels_share_the_decoding(runs, examples, monkeypatch):
+    opened = []
+
+    def counted(examples, view, **options):
+        opened.append(view)
+        return ViewedExamples(examples, view, **options)
+
+    alone = [evaluate(run, protocol="ten_crop")["members"][0] for run in runs]
+    monkeypatch.setattr(streamed_scores, "ViewedExamples", counted)
+    together = evaluate([*runs, runs[0]], protocol="ten_crop")
+    assert len(opened) == 1
+    for found, member in zip(together["members"], (*alone, alone[0]), strict=True):
+        assert found == {**member, "member": found["member"]}
+    protocols = [make_protocol("center", description(size=size)) for size in (SIZE, SIZE // 2)]
+    with pytest.raises(ValueError, match="see the same of an image"):
+        score_together([load_workdir(run) for run in runs], examples, data_mesh(), protocols=protocols, batch_size=8)

@@ -1,6 +1,6 @@
 """Exact evaluation: every image once, whatever the batch size and the number of devices."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -132,9 +132,7 @@ def make_scorer(
     def score_normalized(variables: dict, images):
         return center(model, variables, images)
 
-    @jit
-    def score_batch(variables: dict, images, sizes):
-        return protocol.scores(model, variables, images, sizes)
+    score_batch = jit(partial(protocol.scores, model))
 
     def score(
         variables: dict, split: Split, *, unreadable: str = "stop", share: range | None = None
@@ -142,9 +140,8 @@ def make_scorer(
         if isinstance(split, Examples):
             if model.num_classes is None:
                 raise ValueError("a net without a classifier (num_classes=None) has no scores")
-            return score_streamed(
-                score_batch,
-                variables,
+            (scores,), labels = score_streamed(
+                [partial(score_batch, variables)],
                 split,
                 mesh=mesh,
                 protocol=protocol,
@@ -154,12 +151,54 @@ def make_scorer(
                 unreadable=unreadable,
                 share=share,
             )
+            return scores, labels
         refuse_resident(protocol)
         starts = range(0, len(split), resident_batch_size)
         batches = [np.asarray(score_normalized(variables, fetch(split, start).image)) for start in starts]
         return np.concatenate(batches)[: len(split)], np.asarray(split.labels)
 
     return score
+
+
+def score_together(
+    nets: Sequence[tuple[ResNet, dict]],
+    split: Examples,
+    mesh: Mesh,
+    *,
+    protocols: Sequence[Protocol],
+    batch_size: int,
+    workers: int | None = None,
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Scores of several nets on a split on disk, each of whose images is decoded once for all, and the labels.
+
+    Args:
+      nets: models and variables, of as many classes.
+      split: the images.
+      mesh: devices that share each batch.
+      protocols: of each net; they may differ in what happens to an image on the devices, not in what is seen of it.
+      batch_size: as for `make_scorer`.
+      workers: likewise.
+
+    Raises:
+      ValueError: the protocols see an image differently.
+      UndecodableImage: for an image that cannot be decoded; the message names it.
+      RuntimeError: if not every image was scored exactly once.
+    """
+    if any((other.view, other.average) != (protocols[0].view, protocols[0].average) for other in protocols):
+        raise ValueError("nets are scored together that see the same of an image and average alike")
+    jit = partial(jax.jit, out_shardings=replicated(mesh), compiler_options=backend_options())
+    return score_streamed(
+        [
+            partial(jit(partial(protocol.scores, model)), variables)
+            for (model, variables), protocol in zip(nets, protocols, strict=True)
+        ],
+        split,
+        mesh=mesh,
+        protocol=protocols[0],
+        num_classes=nets[0][0].num_classes or 0,
+        batch_size=batch_size,
+        workers=workers,
+    )
 
 
 def _make_fetch(mesh: Mesh, batch_size: int, input: InputDescription) -> Callable[[ResidentData, int], Batch]:

@@ -2,19 +2,15 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 from flax import linen as nn
-from jax.sharding import Mesh
 
-from resnet_jax.build import open_split
-from resnet_jax.data.datasets import DatasetInfo, dataset_info, split_size
 from resnet_jax.distributed import data_mesh
-from resnet_jax.evaluation.evaluator import make_scorer, refuse_resident
-from resnet_jax.evaluation.protocols import Protocol, make_protocol
+from resnet_jax.evaluation.members import Test, score_all
+from resnet_jax.evaluation.protocols import make_protocol
 from resnet_jax.evaluation.scores import Scores, ensemble
 from resnet_jax.evaluation.trained_net import TrainedNet
 from resnet_jax.workdir import Workdir
@@ -93,14 +89,9 @@ def evaluate(
         nets += [TrainedNet.from_weights(path, config=described, mesh=mesh) for path in weights]
     for net in nets:
         made = make_protocol(protocol, net.input, average=average, scales=scales)
-        tests.append(_Test.of(net, made, split=split, data_dir=data_dir, recompute_batches=recompute_statistics))
+        tests.append(Test.of(net, made, split=split, data_dir=data_dir, recompute_batches=recompute_statistics))
     _check_same_split([*((test.info.name, test.split) for test in tests), *((s.dataset, s.split) for s in saved)])
-    members = []
-    for test, name, file in zip(tests, names, files, strict=True):
-        members.append(test.scores(name, mesh, batch_size=batch_size, workers=workers))
-        if file is not None and jax.process_index() == 0:
-            members[-1].save(file)
-    members += saved
+    members = [*score_all(tests, names, files, mesh, batch_size=batch_size, workers=workers), *saved]
     result: dict[str, Any] = {"members": [_entry(member) for member in members]}
     if len(members) > 1:
         result["ensemble"] = _entry(ensemble(members))
@@ -131,61 +122,8 @@ def load_workdir(workdir: PathLike, *, checkpoint: str | int = "latest") -> tupl
     return net.model, net.variables
 
 
-@dataclass(frozen=True)
-class _Test:
-    """A net and what it is tested on; all that can be wrong is found before the first image of any is scored."""
-
-    net: TrainedNet
-    protocol: Protocol
-    info: DatasetInfo
-    split: str
-    recompute_batches: int
-
-    @classmethod
-    def of(
-        cls,
-        net: TrainedNet,
-        protocol: Protocol,
-        *,
-        split: str | None,
-        data_dir: PathLike | None,
-        recompute_batches: int,
-    ) -> "_Test":
-        config = net.config
-        if config.data.pipeline == "resident":
-            refuse_resident(protocol)
-        if recompute_batches and config.model.norm == "frozen":
-            raise ValueError("recompute_statistics needs batch statistics; this net has model.norm=frozen")
-        info = dataset_info(config.data.name, data_dir=data_dir or config.data.data_dir)
-        split = split or config.data.test_split
-        split_size(info, split)
-        if info.class_names != net.input.class_names:
-            raise ValueError(
-                f"the net was trained on other classes than those of {info.name!r} in {info.directory}: "
-                f"{_first(net.input.class_names)}, not {_first(info.class_names)}; "
-                "where only the names differ, resnet-jax convert --class_names=FILE puts them right"
-            )
-        return cls(net, protocol, info, split, recompute_batches)
-
-    def scores(self, name: str, mesh: Mesh, *, batch_size: int | None, workers: int | None) -> Scores:
-        config, net = self.net.config, self.net
-        workers = config.data.workers if workers is None else workers
-        if self.recompute_batches:
-            batches = self.recompute_batches
-            net = net.with_recomputed_statistics(self.info, mesh, batches=batches, workers=workers)
-        batch_size = batch_size or config.evaluate.batch_size
-        score = make_scorer(net.model, mesh, protocol=self.protocol, batch_size=batch_size, workers=workers)
-        logits, labels = score(net.variables, open_split(config, self.info, self.split, mesh))
-        label = self.protocol.label
-        return Scores(logits, labels, name, label, dataset=self.info.name, split=self.split, step=net.step)
-
-
 def _paths(paths: PathLike | Sequence[PathLike]) -> list[PathLike]:
     return [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-
-
-def _first(class_names: Sequence[str]) -> str:
-    return f"{len(class_names)} ({', '.join(class_names[:3])}, ...)"
 
 
 def _distinct(names: list[str], others: list[str]) -> list[str]:

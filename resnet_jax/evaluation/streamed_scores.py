@@ -1,7 +1,7 @@
 """Scores of a split whose images stay on disk: parts of one shape are gathered to batches, rows go back to images."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,14 +14,13 @@ from resnet_jax.data.streaming import ViewedExamples
 from resnet_jax.distributed import split_batch
 from resnet_jax.evaluation.protocols import Protocol
 
-ScoreBatch = Callable[[dict, Array, Array], Array]
+ScoreBatch = Callable[[Array, Array], Array]
 # While the devices compute one batch, the host fills the next.
 _BATCHES_IN_FLIGHT = 1
 
 
 def score_streamed(
-    score_batch: ScoreBatch,
-    variables: dict,
+    score_batches: Sequence[ScoreBatch],
     examples: Examples,
     *,
     mesh: Mesh,
@@ -31,8 +30,8 @@ def score_streamed(
     workers: int | None,
     unreadable: str = "stop",
     share: range | None = None,
-) -> tuple[Float32[np.ndarray, "m classes"], Int32[np.ndarray, " m"]]:
-    """Scores every image of a split, or of a share of it, once.
+) -> tuple[list[Float32[np.ndarray, "m classes"]], Int32[np.ndarray, " m"]]:
+    """Scores every image of a split, or of a share of it, once by each net; an image is decoded once for all.
 
     On the host wait, besides the scores [n, classes], what the workers decode ahead, and at most one unfinished batch
     for each shape of a part: center and ten_crop have one; multi_scale has for each scale as many as `padded_shape`,
@@ -41,19 +40,18 @@ def score_streamed(
     its devices take their rows of every batch.
 
     Args:
-      score_batch: jitted (variables, uint8 images, sizes) -> scores on all devices, see `Protocol.scores`.
-      variables: of the net, on all devices.
+      score_batches: of each net (uint8 images, sizes) -> scores on all devices, see `Protocol.scores`.
       examples: the split.
       mesh: devices that share a batch.
       protocol: how images are viewed.
-      num_classes: of the net.
+      num_classes: of the nets.
       batch_size: images of the net's own input size that the devices take at once; of larger parts they take fewer.
       workers: decoding processes, see `Stream`.
       unreadable: see `ViewedExamples`.
       share: the images to be scored, one stretch of the split; None is all.
 
     Returns:
-      Scores and labels in the split's order, of the images that could be decoded.
+      Each net's scores, and labels, in the split's order, of the images that could be decoded.
 
     Raises:
       UndecodableImage: for an image that cannot be decoded; the message names it.
@@ -64,10 +62,11 @@ def score_streamed(
     def rows_of(batch_shape: tuple[int, ...]) -> int:
         return divisible(min(len(share), max(1, int(batch_size / protocol.work(batch_shape)))), mesh)
 
-    def score(images: np.ndarray, sizes: np.ndarray) -> Array:
-        return score_batch(variables, _on_devices(images, mesh), _on_devices(sizes, mesh))
+    def score(images: np.ndarray, sizes: np.ndarray) -> list[Array]:
+        arrays = _on_devices(images, mesh), _on_devices(sizes, mesh)
+        return [score_batch(*arrays) for score_batch in score_batches]
 
-    rows = _Rows(len(share), num_classes, average=protocol.average)
+    rows = [_Rows(len(share), num_classes, average=protocol.average) for _ in score_batches]
     labels = np.empty(len(share), np.int32)
     batches = _Batches(score, rows, rows_of)
     parts_per_image = 1
@@ -84,7 +83,7 @@ def score_streamed(
                 batches.add(index, number, part, protocol.batch_shape(part.shape))
             labels[index] = example[1]
     batches.finish()
-    return rows.means(parts_per_image, readable), labels[readable]
+    return [own.means(parts_per_image, readable) for own in rows], labels[readable]
 
 
 def divisible(batch_size: int, mesh: Mesh) -> int:
@@ -95,10 +94,10 @@ def divisible(batch_size: int, mesh: Mesh) -> int:
 class _Batches:
     """Gathers parts to batches of one shape, and computes those that are full."""
 
-    def __init__(self, score: Callable, rows: "_Rows", rows_of: Callable[[tuple[int, ...]], int]):
+    def __init__(self, score: Callable, rows: "list[_Rows]", rows_of: Callable[[tuple[int, ...]], int]):
         self._score, self._rows, self._rows_of = score, rows, rows_of
         self._unfinished: dict[tuple[int, tuple[int, ...]], _Batch] = {}
-        self._in_flight: deque[tuple[list[int], Array]] = deque()
+        self._in_flight: deque[tuple[list[int], list[Array]]] = deque()
 
     def add(self, index: int, number: int, part: np.ndarray, shape: tuple[int, ...]) -> None:
         """Takes a part of an image, of that number among the image's parts and that shape in a batch."""
@@ -115,12 +114,17 @@ class _Batches:
         while self._unfinished:
             self._start(self._unfinished.popitem()[1])
         while self._in_flight:
-            self._rows.add(*self._in_flight.popleft())
+            self._take()
 
     def _start(self, batch: "_Batch") -> None:
         self._in_flight.append((batch.indices, self._score(batch.images, batch.sizes)))
         if len(self._in_flight) > _BATCHES_IN_FLIGHT:
-            self._rows.add(*self._in_flight.popleft())
+            self._take()
+
+    def _take(self) -> None:
+        indices, scores = self._in_flight.popleft()
+        for rows, own in zip(self._rows, scores, strict=True):
+            rows.add(indices, own)
 
 
 class _Batch:
