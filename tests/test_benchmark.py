@@ -103,6 +103,15 @@ def test_a_test_counts_every_image_and_stands_beside_the_net_alone():
     assert alone.run(2) == 32 and alone.said["flop_per_image"] * 3 == subjects.train(parts).said["flop_per_image"]
 
 
+def test_whole_images_at_one_scale_stand_beside_the_net_on_as_many_pixels():
+    overrides = {"model.name": "resnet18", "data.image_size": 32, "schedule.warmup_start": 0.0, "model.width": 4}
+    parts = synthetic_parts(load_config("imagenet:goyal90,resnet18", {**SMALL, **overrides}))
+    whole, alone = subjects.dense(parts), subjects.dense_forward(parts)
+    assert whole.said["dense_shape"] == [32, 64, 3]
+    # A batch of images and their mirror images.
+    assert whole.run(2) == alone.run(2) == 2 * 8 == 2 * whole.said["batch"]
+
+
 def test_the_input_pipeline_alone_needs_one():
     with pytest.raises(ValueError, match="data.pipeline=resident: such a data set is read once"):
         subjects.read(synthetic_parts(small_config()))

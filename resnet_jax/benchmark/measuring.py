@@ -22,6 +22,7 @@ from resnet_jax.config_files import from_json, to_json
 KINDS: dict[str, tuple[tuple[str, ...], bool]] = {
     "train": (("train",), False),
     "eval": (("evaluate", "forward"), False),
+    "multi_scale": (("dense", "dense_forward"), False),
     "input": (("read",), True),
     "compile": (("compile",), False),
     "end_to_end": (("train",), True),
@@ -112,6 +113,7 @@ def _rows(kind: str, config: ConfigDict, *, windows: int, seconds: float | int) 
     functions = {
         **{"train": subjects.train, "compile": subjects.compile_only, "read": subjects.read},
         **{"evaluate": subjects.evaluate, "forward": subjects.forward},
+        **{"dense": subjects.dense, "dense_forward": subjects.dense_forward},
     }
     names, real = KINDS[kind]
     parts = build(config) if real else synthetic_parts(config)

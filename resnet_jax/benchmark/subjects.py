@@ -14,6 +14,7 @@ from resnet_jax.data.device_augment import normalize
 from resnet_jax.data.feeds import StreamedFeed
 from resnet_jax.distributed import split_batch
 from resnet_jax.evaluation.evaluator import make_evaluator
+from resnet_jax.evaluation.protocols import Protocol, make_protocol
 from resnet_jax.evaluation.streamed_scores import divisible
 from resnet_jax.training.determinism import compiler_options
 from resnet_jax.xla_options import backend_options
@@ -105,11 +106,43 @@ def evaluate(parts: Parts) -> Subject:
 
 def forward(parts: Parts) -> Subject:
     """Nothing but the net, on one batch of floats that lies on the devices: what a test is held against."""
-    size = divisible(parts.config.evaluate.batch_size, parts.mesh)
+    return _forward(parts, parts.input.image_shape)
+
+
+def dense(parts: Parts) -> Subject:
+    """Fully convolutional testing (section 3.4) of images in the ratio 3:2 and of their mirror images, at one scale."""
+    protocol, shape, size = _dense(parts)
     variables = parts.initial_state().evaluated_variables
-    pixels = np.random.default_rng(0).integers(0, 256, (size, *parts.input.image_shape), np.uint8)
-    on_devices = jax.device_put(pixels, split_batch(parts.mesh))
-    images = jax.jit(normalize)(on_devices, parts.input.mean, parts.input.std)
+    sizes = np.tile(np.asarray(shape[:2], np.int32), (size, 1))
+    arguments = jax.device_put((_pixels(size, shape), sizes), split_batch(parts.mesh))
+    score = jax.jit(partial(protocol.scores, parts.model), compiler_options=backend_options())
+
+    def run(batches: int) -> int:
+        jax.block_until_ready([score(variables, *arguments) for _ in range(batches)])
+        return batches * size
+
+    run(1)
+    return Subject({"batch": size, "batches_per_call": 1, "dense_shape": list(shape)}, run)
+
+
+def dense_forward(parts: Parts) -> Subject:
+    """What `dense` is held against: the net on as many images of that size and their mirror images, as one image."""
+    _, shape, _ = _dense(parts)
+    return _forward(parts, shape, views=2)
+
+
+def _dense(parts: Parts) -> tuple[Protocol, tuple[int, int, int], int]:
+    side = parts.input.image_shape[0]
+    protocol = make_protocol("multi_scale", parts.input, scales=(side,))
+    shape = protocol.batch_shape((side, side * 3 // 2, 3))
+    return protocol, (shape[0], shape[1], 3), divisible(max(1, parts.config.evaluate.batch_size // 2), parts.mesh)
+
+
+def _forward(parts: Parts, shape: tuple[int, ...], *, views: int = 1) -> Subject:
+    size = views * divisible(max(1, parts.config.evaluate.batch_size // views), parts.mesh)
+    variables = parts.initial_state().evaluated_variables
+    on_devices = jax.device_put(_pixels(size, shape), split_batch(parts.mesh))
+    images = jax.jit(normalize)(on_devices, parts.input.channel_mean, parts.input.std)
     score = jax.jit(partial(parts.model.apply, train=False))
     begun = time.perf_counter()
     compiled = score.lower(variables, images).compile(backend_options())
@@ -117,12 +150,17 @@ def forward(parts: Parts) -> Subject:
 
     def run(batches: int) -> int:
         jax.block_until_ready([compiled(variables, images) for _ in range(batches)])
-        return batches * size
+        return batches * size // views
 
     run(1)
-    moved = None if parts.config.model.scan else step_bytes(compiled) / size
-    said |= {"flop_per_image": _forward_flop(parts), "bytes_per_image": moved}
-    return Subject(said | {"batch": size, "batches_per_call": 1}, run)
+    if views == 1:
+        moved = None if parts.config.model.scan else step_bytes(compiled) / size
+        said |= {"flop_per_image": _forward_flop(parts), "bytes_per_image": moved}
+    return Subject(said | {"batch": size // views, "batches_per_call": 1}, run)
+
+
+def _pixels(count: int, shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, *shape), np.uint8)
 
 
 def read(parts: Parts) -> Subject:

@@ -18,7 +18,7 @@ _IMAGENET: tuple[str, dict[str, Any]] = (
     {**_ANY_BATCH, "schedule.warmup": "none", "schedule.warmup_start": 0.0, "schedule.warmup_duration": 0},
 )
 # The key of the batch size that counts.
-_SIZE = {"eval": "evaluate.batch_size"}
+_SIZE = {"eval": "evaluate.batch_size", "multi_scale": "evaluate.batch_size"}
 
 
 def benchmark(
@@ -36,8 +36,8 @@ def benchmark(
 
     Args:
       kind: "train" (steps on images that lie on the device), "eval" (a test of such images, in turns with the net
-        alone), "input" (the pipeline that reads, decodes and crops real images, alone), "compile", "end_to_end"
-        (training on real images).
+        alone), "multi_scale" (likewise, of whole images at one scale), "compile", "input" (the pipeline that reads,
+        decodes and crops real images, alone), "end_to_end" (training on real images).
       reference: a config, see `load_config`; None takes the recipe of the model's family, with batch norm over the
         whole batch.
       overrides: of the config's keys.

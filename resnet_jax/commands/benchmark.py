@@ -15,7 +15,7 @@ _OWN = {"peak": 1e12, "peak_fraction": 1, "bandwidths": 1e9, "latencies": 1e-6, 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Declares the flags."""
-    help = "measured here: train, eval, compile (random images on the device), input, end_to_end (the config's data)"
+    help = "train, eval, multi_scale, compile: of random images on the device; input, end_to_end: of the config's data"
     parser.add_argument("kind", nargs="?", metavar="KIND", help=help)
     parser.add_argument("--plan", action="store_true", help="instead: plan a run on many devices, without any")
     help = "a config file, which is run; a workdir's config.json; or an installed config's name"
@@ -23,7 +23,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     here = parser.add_argument_group("measuring on the devices at hand")
     help = "nets, such as resnet18,resnet50; without --config by the recipe of their family"
     here.add_argument("--models", type=_names, default=(), metavar="NAME,...", help=help)
-    help = "images of a step or, with eval, of a test's batch (the config's); halved where memory does not suffice"
+    help = "images of a step or of a test's batch (the config's); halved where memory does not suffice"
     here.add_argument("--batch_sizes", type=_numbers, default=(), metavar="N,...", help=help)
     here.add_argument("--windows", type=int, default=5, metavar="N", help="of each measurement (%(default)s)")
     here.add_argument("--seconds", type=float, default=2.0, metavar="S", help="of each window (%(default)s)")
@@ -54,7 +54,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(flags: argparse.Namespace) -> None:
     """Calls the package and prints what it gives."""
     if flags.plan == (flags.kind is not None):
-        raise ValueError("benchmark needs either a KIND to measure (train, eval, input, compile, end_to_end) or --plan")
+        raise ValueError(
+            "benchmark needs either a KIND to measure (train, eval, multi_scale, compile, input, end_to_end) or --plan"
+        )
     if flags.plan:
         _plan(flags)
     else:
