@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from resnet_jax.atomic_files import write_text_atomically
+from resnet_jax.training.start_times import START_PARTS
 
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
@@ -51,13 +52,15 @@ _SCHEMA = {
 # `resumed_from_step`: the times are those of the last process, which began there; null or absent for a run in one go.
 # `unreadable_images`: training images that were left out, each time one came up. `pixel_statistics`: where
 # mean and standard deviation are from. `determinism`: the promises that the run had, see `environment.determinism`.
-# `seeds_together`: how many trained in one program, whose times these are; absent for one alone.
+# `start_seconds`: from the start of the last process to its first steps, see `training.start_times`; absent if it made
+# none. `seeds_together`: how many trained in one program, whose times these are; absent for one alone.
 _OPTIONAL = {
     "validation": _EVALUATION,
     "resumed_from_step": f"{_COUNT} or null",
     "unreadable_images": _COUNT,
     "pixel_statistics": _TEXT,
     "determinism": _TEXT,
+    "start_seconds": {part: _NUMBER for part in START_PARTS},
     "seeds_together": _COUNT,
 }
 

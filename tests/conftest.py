@@ -21,9 +21,11 @@ def pytest_configure(config: pytest.Config) -> None:
     jax.config.update("jax_numpy_rank_promotion", "raise")
     # Training steps are compiled many times over: a second run of `train` is a new jitted function and the
     # same program. The folder belongs to this process, because jax does not write its entries atomically.
-    compiled_programs = tempfile.TemporaryDirectory(prefix="resnet_jax_tests_")
-    config.add_cleanup(compiled_programs.cleanup)
-    jax.config.update("jax_compilation_cache_dir", compiled_programs.name)
+    folder = tempfile.TemporaryDirectory(prefix="resnet_jax_tests_")
+    config.add_cleanup(folder.cleanup)
+    jax.config.update("jax_compilation_cache_dir", f"{folder.name}/of_the_tests")
+    # Of the commands that tests run as processes: nothing of a test is to stay in the user's home.
+    os.environ["RESNET_JAX_CACHE"] = f"{folder.name}/resnet_jax"
 
 
 @pytest.fixture(scope="session")

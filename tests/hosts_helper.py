@@ -31,7 +31,11 @@ def free_port() -> int:
 def clean_environment(*, devices: int = 1) -> dict[str, str]:
     """This process's, without what makes it a test process or one of several."""
     dropped = ("XLA_FLAGS", "PYTHONWARNINGS")
-    kept = {key: value for key, value in os.environ.items() if key not in dropped and "_JAX_" not in key}
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if key == "RESNET_JAX_CACHE" or key not in dropped and "_JAX_" not in key
+    }
     # Without a fixed number of threads the results depend on the machine.
     return kept | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices), "NPROC": "2"}
 

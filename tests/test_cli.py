@@ -66,7 +66,8 @@ def test_train_passes_the_config_and_the_workdir(package, capsys):
     words = ["train", "--config=digits:plain20", "--workdir", "run", "--config.train.batch_size=64"]
     assert cli.main([*words, "--config.seed", "7", "--config.schedule.learning_rate=0.2"]) == 0
     [(name, (config, workdir), options)] = package.calls
-    assert (name, workdir, options) == ("train_seeds", "run", {})
+    assert (name, workdir, list(options)) == ("train_seeds", "run", ["begun"])
+    assert options["begun"] < time.perf_counter()
     assert (config.model.name, config.train.batch_size, config.seed) == ("cifar_plain20", 64, 7)
     assert config.schedule.learning_rate == 0.2
     assert capsys.readouterr().out == "test error 1.94 % of 360 images; see run\n"

@@ -70,6 +70,9 @@ def test_a_damaged_record_is_named_and_can_be_left_out(folders, form, tmp_path):
     examples = Examples(dataset_info("colors", data_dir=copy), "train")
     with pytest.raises(UndecodableImage, match="^data set 'colors', split 'train', example 2: its record is damaged: "):
         examples[2]
+    # Also where it is read with its neighbours.
+    with pytest.raises(UndecodableImage, match="^data set 'colors', split 'train', example 2: its record is damaged: "):
+        list(examples.all_decoded(len))
     assert examples.where(2) == "data set 'colors', split 'train', example 2"
     # Whether that stops a run is for its policy to say.
     examples.check_some()
@@ -77,6 +80,12 @@ def test_a_damaged_record_is_named_and_can_be_left_out(folders, form, tmp_path):
     batches = TrainBatches(examples, view, seed=0, batch_size=23, unreadable="skip")
     order = [batches.example_at(position) for position in range(23)]
     np.testing.assert_array_equal(batches[0].weight == 0, [index in (2, 7) for index in order])
+
+
+def test_all_are_decoded_in_their_order(info, monkeypatch):
+    monkeypatch.setattr("resnet_jax.data.examples._READ_AT_ONCE", 5)  # of 23
+    examples = Examples(info, "train")
+    assert list(examples.all_decoded(bytes)) == [examples.decoded(index, bytes) for index in range(23)]
 
 
 def test_a_sample_of_labels_is_checked_at_once(info):

@@ -29,7 +29,17 @@ SLURM_STEP = {
 def no_cluster(monkeypatch):
     """Whatever launched the tests says nothing about the runs in them."""
     for name in list(os.environ):
-        if name.startswith(("RESNET_JAX_", "SLURM_", "OMPI_", "KUBERNETES_", "JOB_COMPLETION", "JAX_COORDINATOR")):
+        if name.startswith(
+            (
+                "RESNET_JAX_COORDINATOR",
+                "RESNET_JAX_PROCESS",
+                "SLURM_",
+                "OMPI_",
+                "KUBERNETES_",
+                "JOB_COMPLETION",
+                "JAX_COORDINATOR",
+            )
+        ):
             monkeypatch.delenv(name)
 
 

@@ -15,7 +15,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "resnet_jax"
 # A module may import from the layers below its own, and from its own name.
 LAYERS = {
     "ground": ["atomic_files", "distributed", "download", "environment", "models.names", "random_keys", "records"]
-    + ["exit_codes", "training.determinism", "training.signal_actions", "training.steps_per_call", "xla_options"],
+    + ["exit_codes", "training.determinism", "training.signal_actions", "training.steps_per_call", "xla_options"]
+    + ["cache_folder", "compiled_programs", "training.start_times"],
     "parts": [
         *("config_keys", "config", "config_files", "models", "data"),
         *("training.losses", "evaluation.metrics", "training.schedules"),
@@ -45,9 +46,10 @@ LAYERS = {
 BESIDE = {
     "config": ["config_keys"],
     "checkpoint_folder": ["checkpoint_files"],
+    "compiled_programs": ["atomic_files", "cache_folder", "environment"],
     "config_files": ["config", "config_keys"],
     "evaluation.metrics": ["training.losses"],
-    "records": ["atomic_files"],
+    "records": ["atomic_files", "training.start_times"],
     "training.determinism": ["xla_options"],
     "training.steps": ["training.ordered_sum", "training.sharding"],
     "evaluation": ["checkpoints", "training.batch_statistics"],
@@ -191,6 +193,26 @@ def run_python(code: str) -> str:
 def test_importing_the_package_imports_neither_jax_nor_tensorflow():
     code = "import sys, resnet_jax; print(*sorted({'jax', 'flax', 'tensorflow', 'numpy'} & set(sys.modules)))"
     assert run_python(code) == ""
+
+
+def test_importing_the_command_line_imports_the_standard_library_alone():
+    code = """
+import sys
+before = set(sys.modules)
+import resnet_jax.cli
+names = {name.partition(".")[0] for name in set(sys.modules) - before}
+print(*sorted(names - set(sys.stdlib_module_names) - {"resnet_jax"}))"""
+    assert run_python(code) == ""
+
+
+def test_training_begins_without_what_only_data_sets_and_other_programs_need():
+    heavy = {"matplotlib.pyplot", "pandas", "scipy", "sklearn", "tensorflow", "torch"}
+    assert run_python(f"import sys, resnet_jax.training.loop; print(*sorted({heavy} & set(sys.modules)))") == ""
+
+
+def test_commands_alone_change_where_compiled_programs_are_kept():
+    callers = {name for name, path in MODULES.items() if "keep_compiled_programs()" in path.read_text()}
+    assert callers == {"compiled_programs", "commands.train", "commands.evaluate", "commands.predict"}
 
 
 def test_importing_every_module_starts_no_device_and_imports_no_tensorflow():

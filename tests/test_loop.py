@@ -21,6 +21,7 @@ from resnet_jax.evaluation.predict import predict
 from resnet_jax.evaluation.run import evaluate_workdir, load_workdir
 from resnet_jax.records import read_metrics, read_record
 from resnet_jax.training.loop import train
+from resnet_jax.training.start_times import START_PARTS
 from resnet_jax.workdir import Workdir
 
 # A stem and one block per stage; 12 steps with a checkpoint, an evaluation and a line of metrics on the way.
@@ -119,6 +120,9 @@ def test_a_run_leaves_record_metrics_events_curves_and_checkpoints(finished):
     assert read_record(files.record) == record
     assert record["test"]["count"] == 359 and record["train"]["count"] == 1438
     assert record["steps"] == 12 and record["parameters"] > 0
+    start = record["start_seconds"]
+    assert tuple(start) == START_PARTS and sum(start.values()) < record["wall_seconds"]
+    assert start["imports"] == 0 < start["compilation"]
     curves = read_metrics(files.metrics)
     np.testing.assert_array_equal(curves["train/loss"][0], [3, 6, 9, 12])
     np.testing.assert_array_equal(curves["test/error_top1"][0], [4, 8, 12])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from resnet_jax import records
+from resnet_jax.training.start_times import START_PARTS
 
 
 def a_record() -> dict:
@@ -62,6 +63,14 @@ def test_a_held_out_split_may_be_recorded_too(tmp_path):
     assert records.read_record(records.write_record(tmp_path / "r.json", record)) == records.read_record(
         tmp_path / "r.json"
     )
+
+
+def test_the_parts_of_a_start_are_recorded_all_or_none(tmp_path):
+    parts = dict.fromkeys(START_PARTS, 1.5)
+    assert records.read_record(records.write_record(tmp_path / "r.json", a_record() | {"start_seconds": parts}))
+    del parts["data"]
+    with pytest.raises(ValueError, match="start_seconds.data is missing"):
+        records.write_record(tmp_path / "r.json", a_record() | {"start_seconds": parts})
 
 
 def test_missing_and_unknown_keys_are_all_named_and_nothing_is_written(tmp_path):

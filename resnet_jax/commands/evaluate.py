@@ -38,9 +38,11 @@ def run(flags: argparse.Namespace) -> None:
     """Calls the package and prints what it gives."""
     if not flags.workdir and not flags.weights and not flags.scores:
         raise ValueError("the flag --workdir is needed, or --weights or --scores")
+    from resnet_jax.compiled_programs import keep_compiled_programs
     from resnet_jax.config_files import load_config
     from resnet_jax.evaluation.run import evaluate
 
+    keep_compiled_programs()
     other = ("workdir", "checkpoint", "config", "json")
     given = {name: value for name, value in vars(flags).items() if name not in other}
     config = None if flags.config is None else load_config(flags.config)

@@ -19,9 +19,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(flags: argparse.Namespace) -> None:
     """Calls the package and prints what it gives."""
+    from resnet_jax.compiled_programs import keep_compiled_programs
     from resnet_jax.evaluation.predict import predict
     from resnet_jax.evaluation.prediction import FORMATS
 
+    keep_compiled_programs()
     options = {name: getattr(flags, name) for name in ("workdir", "weights", "top", "batch_size")}
     predictions = predict(flags.images, checkpoint=checkpoint(flags.checkpoint), **options)
     form, count, unread = FORMATS[flags.form or "text"], 0, 0

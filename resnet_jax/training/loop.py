@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from resnet_jax import config as configs
 from resnet_jax.build import Parts
 from resnet_jax.checkpoints import Checkpoints
+from resnet_jax.compiled_programs import programs_folder
 from resnet_jax.distributed import collected, replicate
 from resnet_jax.evaluation.evaluator import Evaluate, make_evaluator
 from resnet_jax.hosts.agreement import check_agreement
@@ -24,6 +25,7 @@ from resnet_jax.training.preemption import Preempted, Preemption
 from resnet_jax.training.saving import Saver
 from resnet_jax.training.seeds import Seeds
 from resnet_jax.training.start import started
+from resnet_jax.training.start_times import StartTimes
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.watchdog import Watchdog
 from resnet_jax.workdir import Workdir
@@ -62,10 +64,10 @@ def train(config: Any, workdir: str | os.PathLike, *, writers: Sequence[Any] | N
     configs.check(config)
     if config.num_seeds > 1:
         raise ValueError(f"num_seeds={config.num_seeds}: train makes one record; train_seeds trains several seeds")
-    return _train(config, Workdir(workdir), writers or ())[0]
+    return _train(config, Workdir(workdir), writers or (), StartTimes())[0]
 
 
-def train_seeds(config: Any, workdir: str | os.PathLike) -> list[dict]:
+def train_seeds(config: Any, workdir: str | os.PathLike, *, begun: float | None = None) -> list[dict]:
     """As `train`, `config.num_seeds` seeds in one program: the config's and those after it.
 
     On an accelerator small nets leave most of the device idle, and several at once take hardly longer than one. What
@@ -76,6 +78,7 @@ def train_seeds(config: Any, workdir: str | os.PathLike) -> list[dict]:
       config: from `config_files.load_config`; resident data, nothing divided.
       workdir: of all. Each seed has a folder `seed_N` in it, which at the end is a workdir as `train` leaves it, but
         that the last checkpoint is the only one. With one seed it is the workdir of that.
+      begun: when a process that does nothing else began, for `start_seconds`; see `start_times.process_begun`.
 
     Returns:
       The records, in the order of the seeds. Their times are those of all together: `images_per_second` counts the
@@ -85,10 +88,10 @@ def train_seeds(config: Any, workdir: str | os.PathLike) -> list[dict]:
       As `train`.
     """
     configs.check(config)
-    return _train(config, Workdir(workdir), ())
+    return _train(config, Workdir(workdir), (), StartTimes(begun))
 
 
-def _train(config: Any, files: Workdir, writers: Sequence[Any]) -> list[dict]:
+def _train(config: Any, files: Workdir, writers: Sequence[Any], times: StartTimes) -> list[dict]:
     begun = time.perf_counter()
     files.refuse_other_config(config)
     seeds = Seeds(config.seed, config.num_seeds)
@@ -98,7 +101,7 @@ def _train(config: Any, files: Workdir, writers: Sequence[Any]) -> list[dict]:
         return [read_record(record) for record in records]
     limits = {name.removesuffix("_seconds"): seconds for name, seconds in config.limits.items()}
     with (
-        started(config, files) as (parts, state),
+        started(config, files, times) as (parts, state),
         Watchdog(limits, process_index=jax.process_index()) as watchdog,
         Checkpoints(
             files.checkpoints,
@@ -106,7 +109,7 @@ def _train(config: Any, files: Workdir, writers: Sequence[Any]) -> list[dict]:
             keep_best=parts.config.checkpoint.keep_best,
         ) as checkpoints,
     ):
-        run = _Run(parts, state, files, checkpoints, watchdog, writers, begun=begun)
+        run = _Run(parts, state, files, checkpoints, watchdog, writers, begun=begun, times=times)
         try:
             with Preemption() as preemption, lost_peers_named():
                 run.to_the_end(preemption)
@@ -133,9 +136,10 @@ class _Run:
         writers: Sequence[Any],
         *,
         begun: float,
+        times: StartTimes,
     ):
         self.parts, self.config, self.watchdog = parts, parts.config, watchdog
-        self.begun = begun
+        self.begun, self.times = begun, times
         self.compile_seconds = self.other_seconds = self.training_seconds = 0.0
         self.compiler_options = compiler_options(self.config.train.determinism)
         self.state, self.progress = state, parts.initial_progress()
@@ -243,7 +247,7 @@ class _Run:
         raise Preempted(self.step)
 
     def advance(self, preemption: Preemption, stop: int) -> bool:
-        """Dispatches steps up to `stop`, or until the run is to end, and says so; nothing here waits for the device."""
+        """Dispatches steps up to `stop`, or until the run is to end, and says so; only the first call is waited for."""
         while self.step < stop:
             per_call = self.parts.steps_per_call
             length = per_call if self.step + per_call <= stop else 1
@@ -252,17 +256,27 @@ class _Run:
                 self.calls[length] = self.compile(length, arguments)
             self.state, self.progress = self.calls[length](*arguments)
             self.step += length
+            if not self.times.complete:
+                self.first_done(length)
             self.watchdog.beat()
             self.saver.poll()
             if preemption.requested():
                 return True
         return False
 
+    def first_done(self, steps: int) -> None:
+        jax.block_until_ready(self.progress)
+        self.times.end("first_steps")
+        if jax.process_index() == 0:
+            print(self.times.summary(steps, programs_folder()), file=sys.stderr, flush=True)
+
     def compile(self, length: int, arguments: tuple) -> Any:
+        self.times.end("initialization")
         begun = time.perf_counter()
         with self.not_training(), self.watchdog.phase("compile"):
             compiled = self.parts.make_call(length).lower(*arguments).compile(self.compiler_options)
         self.compile_seconds += time.perf_counter() - begun
+        self.times.end("compilation")
         return compiled
 
     def test_errors(self) -> list[dict[str, dict[str, float]]]:
@@ -314,6 +328,7 @@ class _Run:
             "wall_seconds": time.perf_counter() - self.begun,
             "images_per_second": images / self.training_seconds if images else None,
             "compile_seconds": self.compile_seconds,
+            **({"start_seconds": self.times.seconds} if self.times.complete else {}),
             "unreadable_images": int(state.unreadable),
             "pixel_statistics": self.parts.input.source,
             "determinism": self.promises,

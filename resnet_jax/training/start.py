@@ -13,6 +13,7 @@ from resnet_jax.environment import source_digest
 from resnet_jax.hosts.agreement import check_agreement
 from resnet_jax.hosts.fingerprint import fingerprint
 from resnet_jax.training.determinism import check_threads, promises
+from resnet_jax.training.start_times import StartTimes
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.workdir_lock import lock_workdir
 from resnet_jax.workdir import Workdir, may_differ
@@ -25,7 +26,7 @@ _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
 @contextlib.contextmanager
-def started(config: Any, files: Workdir) -> Iterator[tuple[Parts, TrainState]]:
+def started(config: Any, files: Workdir, times: StartTimes) -> Iterator[tuple[Parts, TrainState]]:
     """Holds the workdir for the block, and gives the run's parts and its state before step 1.
 
     What stops one process stops all, with its reason: a config, data set, version or initial parameters that differ
@@ -34,6 +35,7 @@ def started(config: Any, files: Workdir) -> Iterator[tuple[Parts, TrainState]]:
     Args:
       config: checked.
       files: of the workdir, which all processes must share.
+      times: of the start.
 
     Raises:
       ValueError: the config is not possible, the workdir belongs to another run or one that is at work in it, or the
@@ -42,6 +44,7 @@ def started(config: Any, files: Workdir) -> Iterator[tuple[Parts, TrainState]]:
       PeerLost: a process did not come.
     """
     jax.devices()  # which all processes make together: one that stopped before would leave the others waiting
+    times.end("devices")
     with contextlib.ExitStack() as stack:
         facts: dict[str, str] = {}
         problem: Exception | None = None
@@ -49,6 +52,7 @@ def started(config: Any, files: Workdir) -> Iterator[tuple[Parts, TrainState]]:
             if jax.default_backend() == "cpu":
                 check_threads(config.train.determinism, jax.local_device_count())
             parts = build(config)
+            times.end("data")
             variables = parts.initial_variables()
             facts = _facts(parts, variables)
             # What cannot be built leaves no folder behind.
