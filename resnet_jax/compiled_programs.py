@@ -15,8 +15,6 @@ import tempfile
 from pathlib import Path
 
 import jax
-from jax._src import compilation_cache  # another store of entries cannot be chosen anywhere public
-from jax._src.compilation_cache_interface import CacheInterface
 
 from resnet_jax.atomic_files import unfinished_path
 from resnet_jax.cache_folder import cache_folder
@@ -50,13 +48,24 @@ def keep_compiled_programs() -> None:
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         # Small ones, too: a run begins with some seventy that take less than JAX's limit of 1 s each, and 5 s together.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    compilation_cache._cache, compilation_cache._cache_initialized = _Entries(folder), True
+    _replace_store(folder)
 
 
 def programs_folder() -> str | None:
     """Where this process keeps compiled programs, by whoever's choice; None where it does not."""
     settings = jax.config.values
     return settings["jax_compilation_cache_dir"] or None if settings["jax_enable_compilation_cache"] else None
+
+
+def _replace_store(folder: Path) -> None:
+    """Entries of this module's kind in place of JAX's, which stay where a later JAX has moved what is private there."""
+    try:
+        # Another store of entries cannot be chosen anywhere public.
+        from jax._src import compilation_cache
+    except ImportError:
+        return
+    if hasattr(compilation_cache, "_cache") and hasattr(compilation_cache, "_cache_initialized"):
+        compilation_cache._cache, compilation_cache._cache_initialized = _Entries(folder), True  # type: ignore
 
 
 def _open(folder: Path) -> None:
@@ -78,7 +87,7 @@ def _open(folder: Path) -> None:
             total -= status.st_size
 
 
-class _Entries(CacheInterface):
+class _Entries:
     """Files by JAX's key and the threads: the SHA-256 of the rest, and what JAX keeps."""
 
     def __init__(self, folder: Path):

@@ -133,6 +133,19 @@ def test_a_damaged_entry_is_made_again(folder, damage):
     assert compiled_once(folder) == entries
 
 
+def test_a_jax_that_has_moved_its_private_parts_keeps_programs_in_its_own_way(folder, monkeypatch):
+    monkeypatch.delattr(compilation_cache, "_cache_initialized")
+    keep_compiled_programs()
+    assert programs_folder() == str(folder)
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "jax._src.compilation_cache", None)
+    monkeypatch.delattr(jax._src, "compilation_cache", raising=False)
+    jax.config.update("jax_compilation_cache_dir", None)
+    monkeypatch.setenv("RESNET_JAX_CACHE", str(folder.parent))
+    keep_compiled_programs()
+    assert programs_folder() == str(folder)
+
+
 def test_a_program_for_other_threads_is_another(folder, monkeypatch):
     entries = compiled_once(folder)
     monkeypatch.setenv("NPROC", "1")
