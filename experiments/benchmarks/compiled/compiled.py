@@ -79,8 +79,8 @@ def described_device(target: str) -> Any:
     jax.devices()
     file = Path(target)
     if file.suffix != ".txtpb":
-        # Else libtpu asks the host, which has none, what it has.
-        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+        # Else libtpu asks the host, which has none, about its TPUs.
+        os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
         return topologies.get_topology_desc(target, "tpu").devices[0]
     described = file.read_text(encoding="utf-8")
     return topologies.get_topology_desc(file.stem, "cuda", target_config=described, topology="1x1x1").devices[0]
