@@ -1,4 +1,4 @@
-"""What is read out of a compiled program's text, and the table of the record."""
+"""The table and the bounds of the record of compiled programs."""
 
 import json
 from pathlib import Path
@@ -7,23 +7,6 @@ import pytest
 from experiment_modules import experiment_modules
 
 FOLDER = Path(__file__).resolve().parent.parent / "experiments" / "benchmarks" / "compiled"
-PROGRAM = """HloModule jit_call, entry_computation_layout={(f32[4,8]{1,0})->f32[4,8]{1,0}}
-
-%body (p: f32[4,8]) -> f32[4,8] {
-  %p = f32[4,8]{1,0} parameter(0)
-  ROOT %inner = f32[4,8]{1,0} fusion(%p), kind=kLoop, calls=%other
-}
-
-ENTRY %main.1 (x: f32[4,8], k: bf16[3,3]) -> f32[4,8] {
-  %x = f32[4,8]{1,0} parameter(0), metadata={op_name="x"}
-  %k = bf16[3,3]{1,0} parameter(1)
-  %conv.2 = (f32[4,8]{1,0}, u8[100]{0}) custom-call(%x, %k), custom_call_target="__cudnn$convForward"
-  %part = f32[4,8]{1,0} get-tuple-element(%conv.2), index=0
-  %named = f32[32]{0} bitcast(%part)
-  %loop = f32[4,8]{1,0} while(%part), condition=%c, body=%body
-  ROOT %wrapped = f32[4,8]{1,0} fusion(%part, %loop), kind=kLoop, calls=%other
-}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -33,24 +16,21 @@ def modules():
         yield imported
 
 
-def test_kernels_and_their_bytes_are_those_of_the_entry_computation(modules):
-    found = modules("program").kernels(PROGRAM)
-    array, kernel = 4 * 8 * 4, 3 * 3 * 2
-    assert found.count == 2
-    assert found.bytes == (array + kernel + array + 100) + (array + array + array)
+ROW = {
+    **{"net": "resnet50", "batch_size": 256, "dtype": "bfloat16", "scan": False, "remat": False},
+    **{"trace_seconds": 2.55, "compile_seconds": 11.6, "planned_bytes": 2**33, "kernel_bytes": 256 * 391_000_000},
+    **{"kernels": 1400, "kernel_kinds": {"convolutions": 158, "copies": 213, "reductions": 1028, "others": 1}},
+}
 
 
-@pytest.mark.parametrize(
-    "shape, expected",
-    [("f32[]", 4), ("bf16[2,3]{1,0}", 12), ("(s8[16]{0}, (f32[2]{0}, pred[3]{0}))", 27), ("token[]", 0)],
-)
-def test_bytes_of_a_shape(modules, shape, expected):
-    assert modules("program").bytes_of(shape) == expected
-
-
-def test_a_text_without_an_entry_is_refused(modules):
-    with pytest.raises(ValueError, match="no entry computation"):
-        modules("program").kernels("HloModule empty")
+def test_the_table_has_a_line_a_net_and_no_kernels_of_loops(modules):
+    rows = [ROW, ROW | {"net": "scanned", "scan": True, "remat": True}]
+    record = {"target": "TPU", "versions": {"jax": "0.10.2"}, "cpu": {"count": 2}, "rows": rows}
+    lines = [line for line in modules("compiled").table(record).splitlines() if line.startswith("| ")]
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert {len(line) for line in cells} == {len(cells[0])} and cells[0][4:8] == ["kernels", *modules("compiled").KINDS]
+    assert cells[2][4:] == ["1,400", "158", "1,028", "213", "391.0", "8.00", "2.5", "11.6"]
+    assert cells[3][3:] == ["scanned, remat", *[""] * 5, "8.00", "2.5", "11.6"]
 
 
 def test_the_record_keeps_the_bounds_that_were_promised():

@@ -4,6 +4,7 @@ import argparse
 import json
 import re
 
+import jax
 import pytest
 
 from resnet_jax import config as configs
@@ -11,10 +12,12 @@ from resnet_jax.analysis import plan as plans
 from resnet_jax.analysis.collectives import Collective, collectives_of, narrowed
 from resnet_jax.analysis.compiled_step import CompiledStep, devices_of_a_group, examine_here, small_config
 from resnet_jax.analysis.devices import DEVICES, Device, Networks, device_named
-from resnet_jax.analysis.lowered_step import Data
+from resnet_jax.analysis.lowered_step import Data, abstract_state, lower_step
 from resnet_jax.analysis.plan_lines import checkpoint_shares
 from resnet_jax.commands import benchmark
 from resnet_jax.config_files import load_config
+from resnet_jax.distributed import data_mesh
+from resnet_jax.training.state import Progress
 
 # cifar_resnet8: batch norms of 16, 2 x 16, 2 x 32 and 2 x 64 channels; a classifier of 64 x 10.
 CHANNELS, PARAMETERS = 240, 75_290
@@ -44,6 +47,16 @@ def numbers_by(step, *names):
     return sums
 
 
+def calls(step):
+    """How many devices take part in each operation, which exchanges several arrays."""
+    return sorted(devices for devices, _ in {(collective.devices, collective.call) for collective in step.collectives})
+
+
+@pytest.mark.parametrize("group", [64, None])
+def test_a_device_alone_exchanges_nothing(group):
+    assert compiled(1, 1, {"model.bn_group_size": group}).collectives == ()
+
+
 @pytest.mark.parametrize("devices", [2, 4, 8])
 def test_own_groups_reduce_gradients_and_running_statistics_on_any_number_of_devices(devices):
     step = compiled(devices, 1, {"model.bn_group_size": 64})
@@ -51,6 +64,7 @@ def test_own_groups_reduce_gradients_and_running_statistics_on_any_number_of_dev
     assert numbers_by(step, "kind", "devices", "itemsize") == {
         ("all-reduce", devices, 4): PARAMETERS + 2 * CHANNELS + SUMS
     }
+    assert calls(step) == [devices]
     # A ring of n: n - 1 times a piece to add up and n - 1 times a sum, of one n-th each.
     ring = Networks((devices, 1, 1), (1e9, 1e8, 1e8), (0.0, 0.0, 0.0))
     pieces = [PARAMETERS * 4 / devices] * (devices - 1) * 2
@@ -61,18 +75,39 @@ def test_own_groups_reduce_gradients_and_running_statistics_on_any_number_of_dev
 def test_a_global_group_reduces_what_each_layer_needs_on_the_way_there_and_back(devices):
     step = compiled(devices, devices, {"model.bn_group_size": None})
     # Mean and square going forward; going back the gradients of scale and bias alone.
-    assert numbers_by(step, "devices", "itemsize") == {(devices, 4): PARAMETERS + 2 * CHANNELS + SUMS}
+    expected = {("all-reduce", devices, 4): PARAMETERS + 2 * CHANNELS + SUMS}
+    assert numbers_by(step, "kind", "devices", "itemsize") == expected
     # Seven layers, both ways, each of which waits for the one before; the rest comes together.
-    assert len({collective.call for collective in step.collectives}) >= 2 * 7
+    assert calls(step) == [devices] * (2 * 7 + 1)
 
 
-def test_shared_groups_reduce_inside_and_then_among_all():
-    step = compiled(8, 2, {"model.bn_group_size": 128})
-    sums = numbers_by(step, "devices")
+@pytest.mark.parametrize("devices", [4, 8])
+def test_shared_groups_reduce_inside_and_then_among_all(devices):
+    step = compiled(devices, 2, {"model.bn_group_size": 128})
+    sums, inside = numbers_by(step, "kind", "devices"), ("all-reduce", 2)
+    # Running statistics, and gradients of scale and bias, go between groups: of four devices, in twos as well.
+    across = 4 * CHANNELS if devices == 4 else 0
     # Forward mean and square; back, as many, of which scale's and bias's gradients are sums.
-    assert sums[(2,)] == 4 * CHANNELS
-    assert sum(sums.values()) - sums[(2,)] == PARAMETERS + 2 * CHANNELS + SUMS
-    assert set(sums) <= {(2,), (4,), (8,)}
+    assert sums[inside] == 4 * CHANNELS + across
+    assert sum(sums.values()) - sums[inside] == PARAMETERS + 2 * CHANNELS + SUMS - across
+    assert set(sums) <= {inside, ("all-reduce", 4), ("all-reduce", 8)}
+    # Each of seven layers both ways, and two for all the rest.
+    assert calls(step) == [2] * (2 * 7) + sorted([devices // 2, devices])
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4, 8])
+def test_a_device_holds_the_whole_state_and_its_share_of_the_batch(devices):
+    batch = 64
+    overrides = {"data.pipeline": "streamed", "train.batch_size": batch, "model.bn_group_size": 8}
+    config, mesh = resolved(64, overrides), data_mesh(jax.devices()[:devices])
+    plan = lower_step(config, CIFAR, mesh, platform="tpu").compile().memory_analysis()
+    # Of the progress, the last learning rate is written and never read.
+    read = abstract_state(config, CIFAR), Progress.zero().replace(learning_rate=None)
+    kept = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(read))
+    # Pixels, label and weight.
+    assert plan.argument_size_in_bytes == kept + batch // devices * (32 * 32 * 3 + 4 + 4)
+    # Activations and their gradients, beside what does not depend on the batch.
+    assert plan.temp_size_in_bytes < 1.1e6 * (batch / devices) + 4 * kept
 
 
 def test_neither_the_batch_nor_the_number_of_groups_changes_what_is_reduced():

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from resnet_jax.benchmark.traffic import planned_bytes, step_bytes
+from resnet_jax.analysis.program import planned_bytes, step_bytes
 from resnet_jax.build import Parts, multiply_adds
 from resnet_jax.data.device_augment import normalize
 from resnet_jax.data.feeds import StreamedFeed

@@ -36,6 +36,7 @@ def _parts(net: str, data_dir: str, overrides: dict[str, Any]) -> Any:
 
 def _compile(parts: Any, state: Any, progress: Any) -> tuple[Any, dict[str, float]]:
     """The call as the training loop compiles it, with its seconds and the memory that it plans."""
+    from resnet_jax.analysis.program import planned_bytes
     from resnet_jax.training.determinism import compiler_options
 
     begun = time.perf_counter()
@@ -43,9 +44,7 @@ def _compile(parts: Any, state: Any, progress: Any) -> tuple[Any, dict[str, floa
     traced = time.perf_counter()
     compiled = lowered.compile(compiler_options(parts.config.train.determinism))
     seconds = {"trace_seconds": traced - begun, "compile_seconds": time.perf_counter() - traced}
-    plan = compiled.memory_analysis()
-    in_and_out = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
-    return compiled, seconds | {"planned_bytes": in_and_out + plan.temp_size_in_bytes}
+    return compiled, seconds | {"planned_bytes": planned_bytes(compiled)}
 
 
 def train(net: str, data_dir: str, overrides: dict[str, Any]) -> Subject:

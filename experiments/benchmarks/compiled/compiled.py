@@ -1,4 +1,4 @@
-"""Compiles training steps for a GPU that is not here, and writes what is known of the programs into one record.
+"""Compiles training steps for a device that is not here, and writes what is known of the programs into one record.
 
 python experiments/benchmarks/compiled/compiled.py --target=h200.txtpb --output=RECORD.json --readme=README.md
 """
@@ -13,20 +13,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# Before jax: a device that is here would tune kernels for itself.
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0"
+import jax
+from jax.experimental import topologies
 
-import jax  # noqa: E402
-from jax.experimental import topologies  # noqa: E402
-from program import kernels  # noqa: E402
-
-from resnet_jax.analysis.lowered_step import Data, lower_step  # noqa: E402
-from resnet_jax.atomic_files import write_text_atomically  # noqa: E402
-from resnet_jax.config import resolve  # noqa: E402
-from resnet_jax.config_files import load_config  # noqa: E402
-from resnet_jax.distributed import data_mesh  # noqa: E402
-from resnet_jax.environment import environment  # noqa: E402
+from resnet_jax.analysis.collectives import collectives_of
+from resnet_jax.analysis.lowered_step import Data, lower_step
+from resnet_jax.analysis.program import kernels, planned_bytes
+from resnet_jax.atomic_files import write_text_atomically
+from resnet_jax.config import resolve
+from resnet_jax.config_files import load_config
+from resnet_jax.distributed import data_mesh
+from resnet_jax.environment import environment
 
 HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE.parents[1] / "reliability"), str(HERE.parent / "cifar10")]
@@ -34,6 +31,7 @@ from growth import power_law  # noqa: E402
 from marked import publish  # noqa: E402
 
 CIFAR, IMAGENET = Data((32, 32, 3), 10, 50_000), Data((224, 224, 3), 1000, 1_281_167)
+KINDS = ("convolutions", "reductions", "copies")
 BF16 = {"model.dtype": "bfloat16"}
 _GIBIBYTE = 2**30
 
@@ -74,32 +72,47 @@ STEPS = [
 ]
 
 
+def described_device(target: str) -> Any:
+    """A GPU by the file that describes it, or the first device of a TPU topology such as "v5e:2x2"."""
+    # Before the description: a device that is here has no part in it.
+    jax.config.update("jax_platforms", "cpu")
+    jax.devices()
+    file = Path(target)
+    if file.suffix != ".txtpb":
+        # Else libtpu asks the host, which has none, about its TPUs.
+        os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
+        return topologies.get_topology_desc(target, "tpu").devices[0]
+    described = file.read_text(encoding="utf-8")
+    return topologies.get_topology_desc(file.stem, "cuda", target_config=described, topology="1x1x1").devices[0]
+
+
 def compile_step(step: Step, device: Any) -> dict[str, Any]:
     """An entry of the record: seconds, planned memory in bytes, kernels of the entry computation and their bytes."""
     config = resolve(load_config(step.config, step.changes), train_examples=step.data.examples, device_count=1)
     begun = time.perf_counter()
-    lowered = lower_step(config, step.data, data_mesh([device]), platform="cuda")
+    platform = "tpu" if device.platform == "tpu" else "cuda"
+    lowered = lower_step(config, step.data, data_mesh([device]), platform=platform)
     traced = time.perf_counter()
-    compiled = lowered.compile()
+    # A GPU that is here would tune kernels for itself.
+    compiled = lowered.compile({"xla_gpu_autotune_level": 0} if platform == "cuda" else None)
     seconds = {"trace_seconds": traced - begun, "compile_seconds": time.perf_counter() - traced}
-    plan, found = compiled.memory_analysis(), kernels(compiled.as_text())
-    kept = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
-    memory = {"planned_bytes": kept + plan.temp_size_in_bytes, "temporary_bytes": plan.temp_size_in_bytes}
-    batch = {"batch_size": config.train.batch_size, "scan": config.model.scan, "remat": config.model.remat}
+    text = compiled.as_text()
+    found, temporary = kernels(text), compiled.memory_analysis().temp_size_in_bytes
+    # Only for TPUs does XLA count them itself.
+    counted = compiled.cost_analysis() or {"bytes accessed": found.bytes}
     return {
         **{"net": step.name, "config": step.config, "changes": dict(step.changes), "dtype": config.model.dtype},
-        **batch,
+        **{"batch_size": config.train.batch_size, "scan": config.model.scan, "remat": config.model.remat},
         **seconds,
-        **memory,
-        **{"kernels": found.count, "kernel_bytes": found.bytes},
+        **{"planned_bytes": planned_bytes(compiled), "temporary_bytes": temporary},
+        **{"kernels": found.count, "kernel_kinds": found.kinds, "kernel_bytes": int(counted["bytes accessed"])},
+        **{"flops": counted.get("flops"), "collectives": len(collectives_of(text, 1))},
     }
 
 
-def make_record(target: Path, steps: Sequence[Step]) -> dict[str, Any]:
-    """Compiles all steps for the GPU that a file describes, and extrapolates what the deepest would take unrolled."""
-    jax.devices("cpu")
-    described = target.read_text(encoding="utf-8")
-    [device] = topologies.get_topology_desc(target.stem, "cuda", target_config=described, topology="1x1x1").devices
+def make_record(target: str, steps: Sequence[Step]) -> dict[str, Any]:
+    """Compiles all steps for a described device, and extrapolates what the deepest would take unrolled."""
+    device = described_device(target)
     # The first compilation starts threads and reads libraries.
     compile_step(steps[0], device)
     entries = []
@@ -118,12 +131,13 @@ def make_record(target: Path, steps: Sequence[Step]) -> dict[str, Any]:
 
 def table(record: Mapping[str, Any]) -> str:
     """In Markdown."""
-    head = ("net", "images", "dtype", "blocks", "kernels", "MB an image", "planned, GiB", "tracing, s", "compiling, s")
-    lines = [head, ("---",) * 4 + ("---:",) * 5]
+    head = ("net", "images", "dtype", "blocks", "kernels", *KINDS, "MB an image", "planned, GiB")
+    head += ("tracing, s", "compiling, s")
+    lines = [head, ("---",) * 4 + ("---:",) * (len(head) - 4)]
     for entry in record["rows"]:
         blocks = "scanned, remat" if entry["remat"] else "scanned" if entry["scan"] else "unrolled"
         # Of loops the text has the body once.
-        counted = ("", "") if entry["scan"] else (f"{entry['kernels']:,}", _megabytes(entry))
+        counted = ("",) * (2 + len(KINDS)) if entry["scan"] else _counted(entry)
         seconds = (f"{entry['trace_seconds']:.1f}", f"{entry['compile_seconds']:.1f}")
         planned = f"{entry['planned_bytes'] / _GIBIBYTE:.2f}"
         lines.append((entry["net"], str(entry["batch_size"]), entry["dtype"], blocks, *counted, planned, *seconds))
@@ -138,14 +152,16 @@ def table(record: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def _megabytes(entry: Mapping[str, Any]) -> str:
-    return f"{entry['kernel_bytes'] / entry['batch_size'] / 1e6:.1f}"
+def _counted(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    """Kernels, those of the kinds, where the record has them, and megabytes an image."""
+    kinds = [f"{entry['kernel_kinds'][kind]:,}" if "kernel_kinds" in entry else "" for kind in KINDS]
+    return (f"{entry['kernels']:,}", *kinds, f"{entry['kernel_bytes'] / entry['batch_size'] / 1e6:.1f}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    help = "file with the GPU's description, as XLA's repository has them (target_config/specs/*.txtpb)"
-    parser.add_argument("--target", type=Path, required=True, help=help)
+    help = "file with a GPU's description, as XLA's repository has them (target_config/specs/*.txtpb), or TPUs: v5e:2x2"
+    parser.add_argument("--target", required=True, help=help)
     parser.add_argument("--nets", help="some of the nets, such as cifar_resnet20,resnet50 (all)")
     parser.add_argument("--output", type=Path, help="the record's file")
     parser.add_argument("--readme", type=Path, help="whose table is made anew")
