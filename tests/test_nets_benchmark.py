@@ -235,6 +235,8 @@ def test_rows_are_begun_as_long_as_there_is_time_and_only_the_first_may_be_cut_s
     # After 8 seconds another 5 are too many.
     assert begun == ["a", "b", "c"] and seen == [(12.5, False), (12.5, True), (12.5, True)]
     assert "there is no time for d" in capsys.readouterr().out
+    late = modules("measurements").in_time(rows, deadline=0.0)
+    assert [name for name, measure in late] == ["a"]
 
 
 @pytest.mark.parametrize("what", ["train", "compile"])

@@ -180,12 +180,13 @@ def _compiled_ratio(said: Mapping[str, Sequence[Mapping[str, Any]]], keys: Seque
 def in_time(found: Sequence[tuple[str, Any]], deadline: float = math.inf) -> Iterator[Row]:
     """Rows one by one, as long as there is time for another like the longest yet.
 
-    The first may have fewer rounds than it should, so that the same command again always brings something new.
+    The first is begun whatever the time, and may have fewer rounds than it should, so that the same command again
+    always brings something new.
     """
     longest, first = 0.0, True
     for name, measure in found:
         begun = time.monotonic()
-        if begun + longest > deadline:
+        if not first and begun + longest > deadline:
             print(f"there is no time for {name}; the same command goes on with it", flush=True)
             return
         yield name, partial(measure, until=deadline, whole=not first)
