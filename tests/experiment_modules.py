@@ -1,4 +1,4 @@
-"""The modules of an experiment's folder, which are scripts beside each other and no package."""
+"""The modules of experiments' folders, which are scripts beside each other and no package."""
 
 import contextlib
 import importlib
@@ -9,13 +9,14 @@ from types import ModuleType
 
 
 @contextlib.contextmanager
-def experiment_modules(folder: Path) -> Iterator[Callable[[str], ModuleType]]:
+def experiment_modules(*folders: Path) -> Iterator[Callable[[str], ModuleType]]:
     """Gives the function that imports one by name; afterwards none of them is known any more."""
-    names = {path.stem for path in folder.glob("*.py")}
-    sys.path.insert(0, str(folder))
+    names = {path.stem for folder in folders for path in folder.glob("*.py")}
+    sys.path[:0] = map(str, folders)
     try:
         yield importlib.import_module
     finally:
-        sys.path.remove(str(folder))
+        for folder in folders:
+            sys.path.remove(str(folder))
         for name in names:
             sys.modules.pop(name, None)

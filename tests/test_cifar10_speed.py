@@ -17,7 +17,7 @@ RECORD = FOLDER / "record.json"
 @pytest.fixture(scope="module")
 def modules():
     """Imports the benchmark's modules by name."""
-    with experiment_modules(FOLDER) as imported:
+    with experiment_modules(FOLDER, FOLDER.parent) as imported:
         yield imported
 
 
@@ -62,13 +62,13 @@ def test_a_process_that_fails_says_why(modules):
     worker = modules("worker")
     spec = {"kind": "train", "net": "cifar_resnet9", "data_dir": "nowhere", "overrides": {}}
     with pytest.raises(worker.WorkerFailed, match="6n . 2 layers"):
-        worker.Worker(spec, {"JAX_PLATFORMS": "cpu"})
+        worker.Worker(FOLDER / "subjects.py", spec, {"JAX_PLATFORMS": "cpu"})
 
 
 def test_pytorch_may_be_missing_and_this_library_may_not(modules, monkeypatch):
     worker = modules("worker")
 
-    def start(spec, variables):
+    def start(script, spec, variables):
         if spec["net"] == "broken":
             raise worker.WorkerFailed("ended with 1:\nTraceback\nImportError: no compiler\n")
         return FakeWorker(spec["net"], [])
@@ -76,9 +76,9 @@ def test_pytorch_may_be_missing_and_this_library_may_not(modules, monkeypatch):
     monkeypatch.setattr(worker, "Worker", start)
     monkeypatch.setattr(FakeWorker, "close", lambda self: None, raising=False)
     ours, theirs = {"kind": "train", "net": "fine"}, {"kind": "pytorch", "net": "broken"}
-    with worker.working({"ours": ours, "theirs": theirs}) as (workers, failed):
+    with worker.working(FOLDER, {"ours": ours, "theirs": theirs}) as (workers, failed):
         assert list(workers) == ["ours"] and failed == {"theirs": "ImportError: no compiler"}
-    with pytest.raises(worker.WorkerFailed), worker.working({"ours": ours | {"net": "broken"}}):
+    with pytest.raises(worker.WorkerFailed), worker.working(FOLDER, {"ours": ours | {"net": "broken"}}):
         pass
 
 
@@ -88,7 +88,7 @@ def a_record(*names, **changes):
 
 
 def test_rows_are_made_anew_or_added(modules):
-    with_rows = modules("speed").with_rows
+    with_rows = modules("rows").with_rows
     old = a_record("a cifar_resnet110", "b cifar_resnet20")
     new = a_record("b cifar_resnet20", "a cifar_resnet20")
     new["rows"][0]["value"] = 2
@@ -104,40 +104,39 @@ def test_rows_are_made_anew_or_added(modules):
 @pytest.mark.parametrize("change", [{"source": "other"}, {"config": {"scale": "small"}}, {"devices": {}}, {"new": 1}])
 def test_rows_of_other_code_or_another_machine_are_refused(modules, change):
     with pytest.raises(ValueError, match=f"the record there has another {next(iter(change))}; give --output another"):
-        modules("speed").with_rows(a_record("a"), a_record("b", **change))
+        modules("rows").with_rows(a_record("a"), a_record("b", **change))
 
 
-def test_each_row_is_given_as_it_ends_and_one_that_fails_is_left_out(modules, monkeypatch):
-    speed = modules("speed")
+def test_each_row_is_given_as_it_ends_and_one_that_fails_is_left_out(modules):
+    rows = modules("rows")
 
-    def fails(bench):
-        raise speed.WorkerFailed("out of memory")
+    def fails():
+        raise modules("worker").WorkerFailed("out of memory")
 
-    rows = [("good", lambda bench: {"value": bench}), ("bad", fails), ("last", lambda bench: {"value": 2})]
-    header = {"source": speed.digest()}
-    records = speed.make_record("the bench", header, rows)
-    assert next(records) == header | {"rows": [{"row": "good", "value": "the bench"}]}
+    wanted = [("good", lambda: {"value": 1}), ("bad", fails), ("last", lambda: {"value": 2})]
+    header = {"source": "abc"}
+    records = rows.make_record(header, wanted, lambda: "abc")
+    assert next(records) == header | {"rows": [{"row": "good", "value": 1}]}
     assert [record["rows"][0]["row"] for record in records] == ["last"]
-    monkeypatch.setattr(speed, "digest", lambda: "edited")
-    with pytest.raises(speed.SourceChanged, match="were changed while they were measured"):
-        next(speed.make_record("the bench", header, rows))
+    with pytest.raises(rows.SourceChanged, match="were changed while they were measured"):
+        next(rows.make_record(header, wanted, lambda: "edited"))
 
 
 def test_the_code_s_digest_covers_the_benchmark_and_the_reference(modules, tmp_path, monkeypatch):
     speed = modules("speed")
-    for name in ("own", "reference"):
-        (tmp_path / name).mkdir()
-    own, reference = tmp_path / "own" / "speed.py", tmp_path / "reference" / "pytorch_reference.py"
-    own.write_text("1")
-    reference.write_text("1")
+    names = ("benchmarks/cifar10/speed.py", "benchmarks/worker.py", "reference/pytorch_reference.py")
+    own, _, reference = paths = [tmp_path / name for name in names]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("1")
     monkeypatch.setattr(speed, "HERE", own.parent)
     monkeypatch.setattr(speed, "REFERENCE", reference.parent)
-    seen = {speed.digest()}
-    for path in (own, reference):
+    seen = {speed.code_digest()}
+    for path in paths:
         path.write_text("2")
-        seen.add(speed.digest())
-    monkeypatch.setattr(speed, "source_digest", lambda: "another package")
-    assert len(seen | {speed.digest()}) == 4
+        seen.add(speed.code_digest())
+    monkeypatch.setattr(modules("rows"), "source_digest", lambda: "another package")
+    assert len(seen | {speed.code_digest()}) == 5
 
 
 @pytest.fixture(scope="module")

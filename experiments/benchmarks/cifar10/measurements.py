@@ -1,15 +1,21 @@
 """The rows of the record: what is timed against what, part by part."""
 
+import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from growth import power_law
-from subjects import BATCH, DATASET
-from worker import Worker, in_turns, make_noise, working
+from noise import make_noise
+from subjects import BATCH, DATASET, HERE
 
-from resnet_jax.benchmark.windows import rate, ratio
+sys.path.append(str(HERE.parent))
+from rows import Row  # noqa: E402
+from worker import Worker, compare, working  # noqa: E402
+
+SCRIPT = HERE / "subjects.py"
 
 # A CPU is to take at most so many times as long for a step as PyTorch.
 CPU_TARGET = 1.5
@@ -54,7 +60,7 @@ class Bench:
     Args:
       folder: for data sets and compiled programs.
       size: how much is measured.
-      machine: what `subjects.surroundings` says.
+      machine: what `worker.surroundings` says.
     """
 
     def __init__(self, folder: Path, size: Size, machine: Mapping[str, Any]):
@@ -97,22 +103,8 @@ class Bench:
           rounds: windows of each.
           wanted: the most that the ratios should be.
         """
-        with working(specs) as (workers, failed):
-            windows = in_turns(workers, rounds=rounds, seconds=self.size.seconds)
-            said = {name: worker.said for name, worker in workers.items()}
-        rates = {name: said[name] | rate(found, batch=said[name]["batch"]) for name, found in windows.items()}
-        ratios = [
-            {"above": above, "below": below, **ratio(windows[above], windows[below]), "wanted": wanted}
-            for above, below in pairs
-            if {above, below} <= set(windows)
-        ]
-        notes = [f"{name} could not be measured: {reason}" for name, reason in failed.items()]
-        return {"subjects": specs_without_places(specs), "rates": rates, "ratios": ratios, "notes": notes}
-
-
-def specs_without_places(specs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The subjects as a record has them: without folders of this machine."""
-    return {name: {key: value for key, value in spec.items() if key != "data_dir"} for name, spec in specs.items()}
+        wanted_pairs = [(*pair, wanted) for pair in pairs]
+        return compare(SCRIPT, specs, wanted_pairs, rounds=rounds, seconds=self.size.seconds)
 
 
 def against_pytorch(bench: Bench, net: str) -> dict[str, Any]:
@@ -191,7 +183,7 @@ def deepest(bench: Bench) -> dict[str, Any]:
     variants += [bench.ours(f"cifar_resnet{count}", scan=False) for count in bench.unrolled]
     spec = {"kind": "plans", "data_dir": str(bench.folder)}
     spec["variants"] = [{"net": variant["net"], "overrides": variant["overrides"]} for variant in variants]
-    with working({"plans": spec}) as (workers, _):
+    with working(SCRIPT, {"plans": spec}) as (workers, _):
         plans = workers["plans"].said["plans"]
     unrolled = [plan["compile_seconds"] for plan in plans[len(options) :]]
     start = {"name": "scanned, remat, float32", **_start(variants[0], {})}
@@ -199,18 +191,15 @@ def deepest(bench: Bench) -> dict[str, Any]:
 
 
 def _start(spec: Mapping[str, Any], variables: Mapping[str, str]) -> dict[str, Any]:
-    worker = Worker(spec, variables)
+    worker = Worker(SCRIPT, spec, variables)
     worker.close()
     return {"seconds_to_first_step": worker.start_seconds, **worker.said}
 
 
-Row = tuple[str, Callable[[Bench], dict[str, Any]]]
-
-
-def rows(parts: Sequence[str], nets: Sequence[str]) -> Iterator[Row]:
+def rows(bench: Bench, parts: Sequence[str], nets: Sequence[str]) -> list[Row]:
     """Name and function of each row of some parts; all but the first part's are of the first net or of deep ones."""
     first = nets[0]
-    every: dict[str, list[Row]] = {
+    every: dict[str, list[tuple[str, Callable[[Bench], dict[str, Any]]]]] = {
         "a": [(f"a {net}", lambda bench, net=net: against_pytorch(bench, net)) for net in nets],
         "b": [(f"b {first}", lambda bench: a_loop(bench, first))],
         "c": [
@@ -222,12 +211,4 @@ def rows(parts: Sequence[str], nets: Sequence[str]) -> Iterator[Row]:
         ],
         "d": [("d deepest net", deepest)],
     }
-    for part in parts:
-        yield from every[part]
-
-
-def surroundings() -> dict[str, Any]:
-    """Versions, devices, processor and commit, found in a process of its own, which leaves the devices free."""
-    worker = Worker({"kind": "surroundings"}, {})
-    worker.close()
-    return worker.said
+    return [(name, partial(measure, bench)) for part in parts for name, measure in every[part]]

@@ -6,121 +6,43 @@ Every row is stored as it ends; --parts makes some of them anew.
 """
 
 import argparse
-import hashlib
 import json
-import re
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from measurements import SIZES, Bench, Row, rows, surroundings
+from measurements import SCRIPT, SIZES, Bench, rows
 from subjects import BATCH, HERE, REFERENCE
-from worker import WorkerFailed
 
 from resnet_jax.atomic_files import write_text_atomically
-from resnet_jax.environment import source_digest
 
-sys.path.append(str(HERE.parents[1] / "reliability"))
+sys.path += [str(HERE.parent), str(HERE.parents[1] / "reliability")]
+import rate_tables  # noqa: E402
 from marked import publish  # noqa: E402
+from rows import digest, make_record, with_rows  # noqa: E402
+from worker import surroundings  # noqa: E402
 
 PARTS = ("a", "b", "c", "d")
 NETS = {"cpu": ("cifar_resnet20",), "gpu": ("cifar_resnet20", "cifar_resnet56", "cifar_resnet110")}
 _GIBIBYTE = 2**30
 
 
-class SourceChanged(Exception):
-    """What is measured is not what was measured before."""
-
-
-def digest() -> str:
-    """SHA-256, in hex, of all code that is measured or measures."""
-    found = hashlib.sha256(source_digest().encode())
-    for path in [*sorted(HERE.glob("*.py")), REFERENCE / "pytorch_reference.py"]:
-        found.update(path.name.encode() + path.read_bytes())
-    return found.hexdigest()
-
-
-def make_record(bench: Bench, header: Mapping[str, Any], wanted: Sequence[Row]) -> Iterator[dict[str, Any]]:
-    """Measures row by row, and gives after each a record that has this row alone.
-
-    A row that fails is left out.
-
-    Raises:
-      SourceChanged: somebody has edited the code meanwhile.
-    """
-    for name, measure in wanted:
-        print(f"{name} ...", flush=True)
-        try:
-            found = measure(bench)
-        except WorkerFailed as error:
-            print(f"{name} is left out: {error}", flush=True)
-            continue
-        if digest() != header["source"]:
-            raise SourceChanged("source files were changed while they were measured; begin anew")
-        yield dict(header) | {"rows": [{"row": name, **found}]}
-
-
-def with_rows(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """A record with the rows of another in place of its own, or added.
-
-    Raises:
-      ValueError: they were not made of the same code on the same machine at the same scale.
-    """
-    differing = [name for name in {**old, **new} if name != "rows" and old.get(name) != new.get(name)]
-    if differing:
-        raise ValueError(f"the record there has another {', '.join(differing)}; give --output another name")
-    anew = {entry["row"] for entry in new["rows"]}
-    kept = [entry for entry in old["rows"] if entry["row"] not in anew]
-    return dict(new) | {"rows": sorted([*kept, *new["rows"]], key=_place)}
-
-
-def _place(entry: Mapping[str, Any]) -> list[int | str]:
-    """Names in order, and numbers in them by size."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", entry["row"])]
+def code_digest() -> str:
+    """Of all code that is measured or measures."""
+    own = [path for folder in (HERE, HERE.parent) for path in sorted(folder.glob("*.py"))]
+    return digest([*own, REFERENCE / "pytorch_reference.py"])
 
 
 def table(record: Mapping[str, Any]) -> str:
     """All tables, in Markdown."""
     entries = record["rows"]
-    parts = [_machine(record), _rates([entry for entry in entries if "rates" in entry])]
+    machine = f"{rate_tables.machine(record)}; batches of {record['config']['batch']} images."
+    parts = [machine, rate_tables.rates([entry for entry in entries if "rates" in entry])]
     parts.append(_starts([entry for entry in entries if "starts" in entry]))
     parts += [_plans(entry) for entry in entries if "plans" in entry]
     return "\n\n".join(filter(None, parts))
-
-
-def _machine(record: Mapping[str, Any]) -> str:
-    devices, cpu, versions = record["devices"], record["cpu"], record["versions"]
-    device = "" if devices["platform"] == "cpu" else f"{devices['kind']}, "
-    named = ", ".join(f"{name} {versions[name]}" for name in ("python", "jax", "torch") if versions[name])
-    return f"{device}{cpu['count']} cores of {cpu['model']}; {named}; batches of {record['config']['batch']} images."
-
-
-def _rates(entries: Sequence[Mapping[str, Any]]) -> str:
-    head = ("row", "subject", "ms a batch", "images/s", "times as long as", "ratio, 95 % interval", "pairs", "wanted")
-    lines = [head, ("---", "---", "---:", "---:", "---", "---:", "---:", "---")]
-    notes = []
-    for entry in entries:
-        ratios: dict[str, list] = {}
-        for found in entry["ratios"]:
-            ratios.setdefault(found["above"], []).append(found)
-        for name, found in entry["rates"].items():
-            spread = found["batch_seconds"]
-            ms = f"{_ms(spread['median'])} ({_ms(spread['min'])} to {_ms(spread['max'])})"
-            cells = (entry["row"], name, ms, f"{found['images_per_second']:,.0f}")
-            lines += [(*cells, *_ratio(found)) for found in ratios.get(name, [])] or [(*cells, "", "", "", "")]
-        notes += [f"{entry['row']}: {note}." for note in entry["notes"]]
-    return "\n\n".join([_table(lines), *notes]) if entries else ""
-
-
-def _ratio(found: Mapping[str, Any]) -> tuple[str, ...]:
-    interval = found["interval"]
-    ends = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "too few pairs for an interval"
-    wanted = ""
-    if found["wanted"] is not None:
-        wanted = f"at most {found['wanted']}: {'met' if found['median'] <= found['wanted'] else 'not met'}"
-    return found["below"], f"{found['median']:.3f} ({ends})", str(found["pairs"]), wanted
 
 
 def _starts(entries: Sequence[Mapping[str, Any]]) -> str:
@@ -131,7 +53,7 @@ def _starts(entries: Sequence[Mapping[str, Any]]) -> str:
             (entry["row"], start["name"], f"{start['seconds_to_first_step']:.1f}", *_plan(start))
             for start in entry["starts"]
         ]
-    return _table(lines) if entries else ""
+    return rate_tables.markdown(lines) if entries else ""
 
 
 def _plans(entry: Mapping[str, Any]) -> str:
@@ -144,7 +66,7 @@ def _plans(entry: Mapping[str, Any]) -> str:
         lines.append((plan["net"], blocks, remat, dtype, *_plan(plan)))
     guess = entry["extrapolated"]
     return (
-        f"{_table(lines)}\n\nThe seconds of unrolled compilation grow as the layers to the power of "
+        f"{rate_tables.markdown(lines)}\n\nThe seconds of unrolled compilation grow as the layers to the power of "
         f"{guess['exponent']:.2f} here. {guess['size']:,} layers were not tried: by extrapolation they would take "
         f"{guess['value'] / 60:,.0f} minutes."
     )
@@ -158,28 +80,21 @@ def _plan(plan: Mapping[str, Any]) -> tuple[str, str, str]:
     )
 
 
-def _ms(seconds: float) -> str:
-    return f"{1000 * seconds:,.1f}" if seconds < 0.1 else f"{1000 * seconds:,.0f}"
-
-
-def _table(lines: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     flags = parse_flags(argv)
-    machine = surroundings()
+    machine = surroundings(SCRIPT)
     platform = machine["devices"]["platform"]
     nets = flags.nets.split(",") if flags.nets else NETS.get(platform, NETS["gpu"])
     header = {"config": {"scale": flags.scale, "batch": BATCH, "sizes": SIZES[flags.scale]._asdict()}}
     # As JSON has it, to be compared with what is stored.
-    header = json.loads(json.dumps({**header, **machine, "source": digest()}))
-    record, wanted = {**header, "rows": []}, list(rows(flags.parts.split(","), nets))
+    header = json.loads(json.dumps({**header, **machine, "source": code_digest()}))
+    record = {**header, "rows": []}
     if flags.output.is_file():
         record = with_rows(json.loads(flags.output.read_text(encoding="utf-8")), record)
     with tempfile.TemporaryDirectory(prefix="speed_") as folder:
         bench = Bench(Path(folder), SIZES[flags.scale], machine)
-        for new in make_record(bench, header, wanted):
+        wanted = rows(bench, flags.parts.split(","), nets)
+        for new in make_record(header, wanted, code_digest):
             record = with_rows(record, new)
             write_text_atomically(flags.output, json.dumps(record, indent=1, allow_nan=False) + "\n")
     print(table(record))

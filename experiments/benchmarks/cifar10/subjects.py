@@ -1,28 +1,20 @@
-"""What is timed, in a process of its own: `python subjects.py JSON`.
-
-It says in a line of JSON when the first call is done, then for each line with a number of batches how many images it
-did in how many seconds. So libraries, threads and device memory of one subject are none of another's.
-"""
+"""What is timed, in a process of its own: `python subjects.py JSON`, see `serving`."""
 
 import functools
-import json
-import os
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+from resnet_jax.benchmark.subjects import Subject
 
 HERE = Path(__file__).resolve().parent
 REFERENCE = HERE.parents[1] / "cifar10"
+sys.path.append(str(HERE.parent))
+from serving import serve  # noqa: E402
+
 CONFIG, BATCH, TEST_BATCH, DATASET = "cifar10:resnet20", 128, 500, "noise"
-
-
-class Subject(NamedTuple):
-    """What is said of it before it is timed, and the function (batches) -> images, which waits for the last of them."""
-
-    said: dict[str, Any]
-    run: Callable[[int], int]
 
 
 def _parts(net: str, data_dir: str, overrides: dict[str, Any]) -> Any:
@@ -149,43 +141,9 @@ def pytorch(
     return Subject(said | {"batch": reference.BATCH, "batches_per_call": 1}, run)
 
 
-def surroundings() -> Subject:
-    """What the numbers depend on besides the code."""
-    from resnet_jax.environment import environment
-
-    found = environment()
-    try:
-        import torch
-    except ImportError:
-        found["versions"] |= {"torch": None, "cuda_of_torch": None}
-    else:
-        found["versions"] |= {"torch": torch.__version__, "cuda_of_torch": torch.version.cuda}
-    return Subject(found | {"xla_flags": os.environ.get("XLA_FLAGS", "")}, lambda batches: 0)
-
-
 SUBJECTS: dict[str, Callable[..., Subject]] = {
-    **{"train": train, "evaluation": evaluation, "forward": forward, "pytorch": pytorch},
-    **{"plans": plans, "surroundings": surroundings},
+    **{"train": train, "evaluation": evaluation, "forward": forward, "pytorch": pytorch, "plans": plans},
 }
 
-
-def main() -> None:
-    spec = json.loads(sys.argv[1])
-    # What libraries print must not come between the lines.
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-
-    def say(found: dict[str, Any]) -> None:
-        answers.write(json.dumps(found) + "\n")
-        answers.flush()
-
-    subject = SUBJECTS[spec.pop("kind")](**spec)
-    say(subject.said)
-    for line in sys.stdin:
-        begun = time.perf_counter()
-        images = subject.run(int(line))
-        say({"images": images, "seconds": time.perf_counter() - begun})
-
-
 if __name__ == "__main__":
-    main()
+    serve(SUBJECTS)
