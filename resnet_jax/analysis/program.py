@@ -67,9 +67,10 @@ def planned_bytes(compiled: Compiled) -> int:
 
 
 def step_bytes(compiled: Compiled) -> float:
-    """Bytes that its kernels read and write as XLA counts them, as if no cache held anything; of a loop, of one turn."""
+    """Bytes that its kernels read and write, as if no cache held anything; of a loop, of one turn."""
+    # Not every compiler counts them.
     costs = compiled.cost_analysis()
-    return costs["bytes accessed"] if costs else float(kernels(compiled.as_text()).bytes)
+    return costs["bytes accessed"] if costs else float(kernels(compiled.as_text() or "").bytes)
 
 
 def _instructions(text: str) -> Iterator[tuple[str, str, str, str]]:
