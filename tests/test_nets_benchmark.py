@@ -130,7 +130,8 @@ def test_all_subjects_of_a_row_have_the_same_work(modules):
     assert list(cifar) == ["resnet_jax", "PyTorch, eager"] and cifar["PyTorch, eager"]["kind"] == "pytorch_inference"
     assert cifar["resnet_jax"]["overrides"]["evaluate.batch_size"] == 16
     compiled = measurements.specs(setting(modules, what="compile"), ["eager"], "cpu")
-    assert [spec["kind"] for spec in compiled.values()] == ["compilation", "flax_compilation"]
+    assert [spec["kind"] for spec in compiled.values()] == ["compilation", "compilation", "flax_compilation"]
+    assert [spec.get("overrides", {}).get("model.scan") for spec in compiled.values()] == [None, True, None]
 
 
 @pytest.mark.parametrize(
@@ -257,15 +258,18 @@ def test_compilations_are_compared_in_new_processes_in_turns(modules, monkeypatc
     measurements, begun = modules("measurements"), []
 
     def start(script, spec, variables):
-        begun.append(spec["kind"])
-        return FakeWorker(4.0 if spec["kind"] == "compilation" else 9.0, clock)
+        begun.append("scanned" if spec.get("overrides", {}).get("model.scan") else spec["kind"])
+        return FakeWorker({"compilation": 4.0, "scanned": 2.0}.get(begun[-1], 9.0), clock)
 
     monkeypatch.setattr(measurements, "Worker", start)
     bench = measurements.Bench(measurements.Size(rounds=1, seconds=1.0, compilations=2), ["eager"], "cpu")
     found = bench.compiled(setting(modules, what="compile"), until=1e9, whole=True)
-    assert begun == ["compilation", "flax_compilation", "flax_compilation", "compilation"]
-    alone, both = found["ratios"]
+    there = ["compilation", "scanned", "flax_compilation"]
+    assert begun == [*there, *reversed(there)]
+    alone, both, *of_scanned = found["ratios"]
     assert (alone["median"], both["median"]) == (pytest.approx(4 / 9), pytest.approx(5 / 10))
+    assert [ratio["median"] for ratio in of_scanned] == [pytest.approx(2 / 9), pytest.approx(3 / 10)]
+    assert {ratio["above"] for ratio in of_scanned} == {"resnet_jax, scanned"}
     assert alone["of"] == ["compile_seconds"] and alone["wanted"] == both["wanted"] == 0.5
     assert [one["compile_seconds"] for one in found["compilations"]["Flax trainer"]] == [9.0, 9.0]
 
