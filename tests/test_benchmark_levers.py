@@ -13,7 +13,9 @@ RECORD = json.loads((FOLDER / "levers.json").read_text(encoding="utf-8"))
 def test_the_readme_has_the_table_of_the_stored_figures():
     with experiment_modules(FOLDER) as imported:
         table = imported("levers").table(RECORD)
-    assert f"<!-- tables: made by levers.py -->\n\n{table}\n\n<!-- end of tables -->" in (FOLDER / "README.md").read_text()
+    assert (
+        f"<!-- tables: made by levers.py -->\n\n{table}\n\n<!-- end of tables -->" in (FOLDER / "README.md").read_text()
+    )
     assert all(lever["lever"] in table for lever in RECORD["levers"])
 
 

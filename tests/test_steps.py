@@ -153,7 +153,9 @@ def test_a_non_finite_loss_changes_nothing_but_the_step():
 def test_a_finite_loss_with_a_gradient_that_is_not_changes_nothing_but_the_step(monkeypatch):
     own = LOSSES["softmax"]
     # The root of nothing has the value 0, and no slope.
-    monkeypatch.setitem(LOSSES, "softmax", lambda logits, *rest, **options: own(logits, *rest, **options) + root(logits))
+    monkeypatch.setitem(
+        LOSSES, "softmax", lambda logits, *rest, **options: own(logits, *rest, **options) + root(logits)
+    )
     model, schedule = tiny_model(), schedules.constant(0.05)
     before = make_state(model, schedule)
     step = jax.jit(make_train_step(model, OPTIMIZER, schedule, seed=0))
