@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from random_variables import random_images, random_variables
 
 from resnet_jax.models.normalization import BatchNorm, FrozenBatchNorm, freeze_batch_norm
@@ -154,6 +155,32 @@ def test_gradients_go_through_mean_and_variance(variables, x, group_size, dtype,
     jax.tree.map(close, found, expected)
 
 
+@pytest.mark.parametrize("group_size", [None, 2])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("use_running_average", [True, False], ids=["running", "batch"])
+def test_a_relu_that_joins_is_one_that_follows(variables, x, group_size, dtype, use_running_average):
+    x = x.astype(dtype)
+    options = {"update_statistics": False, "group_size": group_size, "dtype": dtype}
+    joined, alone = (BatchNorm(use_running_average, relu=relu, **options) for relu in (True, False))
+    weights = jnp.asarray(np.random.default_rng(2).normal(size=x.shape), dtype)
+
+    def outputs_and_gradients(function):
+        @jax.jit
+        def run(params, x):
+            y, pull = jax.vjp(lambda params, x: function({**variables, "params": params}, x), params, x)
+            return y, pull(weights)
+
+        return run(variables["params"], x)
+
+    found = outputs_and_gradients(joined.apply)
+    expected = outputs_and_gradients(lambda variables, x: nn.relu(alone.apply(variables, x)))
+    assert 0.2 < (found[0] == 0).mean() < 0.8
+    np.testing.assert_array_equal(found[0], expected[0])
+    # The same terms, which a compiler may add up in another order.
+    tolerance = 1e-5 if dtype == jnp.float32 else 2.0**-7
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=tolerance, atol=tolerance), found[1], expected[1])
+
+
 def test_several_nets_at_once_have_each_its_own_gradient(variables, x):
     layer = BatchNorm(use_running_average=False, update_statistics=False, group_size=4)
 
@@ -182,6 +209,7 @@ def test_frozen_layer_is_the_running_average_layer(variables, x):
     frozen = freeze_batch_norm(variables)
     assert frozen["params"] == {}
     np.testing.assert_array_equal(FrozenBatchNorm().apply(frozen, x), expected)
+    np.testing.assert_array_equal(FrozenBatchNorm(relu=True).apply(frozen, x), nn.relu(expected))
 
 
 @pytest.mark.parametrize(

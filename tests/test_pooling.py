@@ -31,7 +31,7 @@ def test_values_and_gradients_are_those_of_xla_bit_for_bit(dtype, padding, sides
     x = nn.relu(jax.random.normal(jax.random.key(0), (4, *sides, 3))).astype(dtype)
 
     def slices(x):
-        return pooling._largest_slice(x, padding=padding)
+        return pooling._largest_slice(x, padding)
 
     def own(x):
         return nn.max_pool(x, (3, 3), (2, 2), padding)
@@ -40,10 +40,20 @@ def test_values_and_gradients_are_those_of_xla_bit_for_bit(dtype, padding, sides
         np.testing.assert_array_equal(np.asarray(made, np.float32), np.asarray(wanted, np.float32))
 
 
+def test_the_gradient_keeps_one_byte_a_window():
+    x = jnp.zeros((1, 8, 8, 1), jnp.bfloat16)
+    _, pull = jax.vjp(lambda x: pooling._largest_slice(x, BOTH), x)
+    # The images themselves give their shape alone, and are in no compiled program.
+    assert {(leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(pull)} == {
+        (x.shape, "bfloat16"),
+        ((1, 4, 4, 1), "uint8"),
+    }
+
+
 @pytest.mark.parametrize("place", [(0, 0), (3, 4), (7, 7)])
 def test_what_is_not_a_number_is_not_lost(place):
     x = jnp.zeros((1, 8, 8, 1)).at[0, *place, 0].set(jnp.nan)
-    assert bool(jnp.isnan(pooling._largest_slice(x, padding=BOTH)).any())
+    assert bool(jnp.isnan(pooling._largest_slice(x, BOTH)).any())
 
 
 @pytest.mark.parametrize(("platform", "scatters"), [("cuda", False), ("rocm", False), ("cpu", True), ("tpu", True)])

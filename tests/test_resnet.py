@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 from random_variables import random_images, random_variables
 
-from resnet_jax.models.blocks import POST_ACTIVATION, PRE_ACTIVATION, Shortcut, Stem
+from resnet_jax.models.blocks import POST_ACTIVATION, PRE_ACTIVATION, Shortcut, Stem, relu
 from resnet_jax.models.normalization import BatchNorm
 from resnet_jax.models.registry import create_model
 
@@ -158,6 +158,13 @@ def test_pre_activation_identity_is_untouched_and_projection_sees_the_activated_
     assert set(params.get("shortcut", {})) == ({"conv"} if stride == 2 else set())
     # Nothing follows the addition: without the branch the shortcut comes out, negative values too.
     np.testing.assert_allclose(*outputs(variables, x), rtol=1e-5, atol=1e-5)
+
+
+def test_the_relu_of_a_sum_has_the_values_and_gradients_of_any_other():
+    x = jnp.asarray([-np.inf, -1.0, -0.0, 0.0, 1e-30, 2.0, np.inf, np.nan])
+    for made, wanted in zip(jax.vjp(relu, x)[1](x + 3), jax.vjp(nn.relu, x)[1](x + 3), strict=True):
+        np.testing.assert_array_equal(made, wanted)
+    np.testing.assert_array_equal(relu(x), nn.relu(x))
 
 
 def test_imagenet_stem_pools_around_even_pixels():

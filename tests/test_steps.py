@@ -11,7 +11,7 @@ from resnet_jax.data.feeds import ResidentFeed
 from resnet_jax.data.resident import ResidentData, make_batch_at
 from resnet_jax.distributed import data_mesh, replicate, replicated, split_batch
 from resnet_jax.models.registry import create_model, initialize
-from resnet_jax.training import schedules
+from resnet_jax.training import schedules, steps
 from resnet_jax.training.losses import LOSSES
 from resnet_jax.training.optimizers import sgd
 from resnet_jax.training.state import Progress, TrainState
@@ -148,6 +148,38 @@ def test_a_non_finite_loss_changes_nothing_but_the_step():
     assert float(progress.sums.count) == 16
     assert int(after.skipped) == 1
     jax.tree.map(np.testing.assert_array_equal, after.replace(step=state.step, skipped=state.skipped), state)
+
+
+def test_a_finite_loss_with_a_gradient_that_is_not_changes_nothing_but_the_step(monkeypatch):
+    own = LOSSES["softmax"]
+    # The root of nothing has the value 0, and no slope.
+    monkeypatch.setitem(
+        LOSSES, "softmax", lambda logits, *rest, **options: own(logits, *rest, **options) + root(logits)
+    )
+    model, schedule = tiny_model(), schedules.constant(0.05)
+    before = make_state(model, schedule)
+    step = jax.jit(make_train_step(model, OPTIMIZER, schedule, seed=0))
+    after, progress = step(before, Progress.zero(), batch_of(np.ones((16, *SHAPE), np.float32)))
+    assert int(progress.skipped) == 1 and np.isfinite(float(progress.bad_loss))
+    jax.tree.map(np.testing.assert_array_equal, after.replace(step=before.step, skipped=before.skipped), before)
+
+
+def root(logits):
+    return jnp.sqrt(0 * logits).sum()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, np.float32(1e30)])
+def test_one_gradient_that_is_not_finite_or_has_no_finite_square_is_found_wherever_it_is(bad):
+    # Kernels, vectors, and both of stacked blocks.
+    params = make_state(tiny_model(scan=True), schedules.constant(0.05)).params
+    gradients = jax.tree.map(np.array, params)
+    finite = jax.jit(steps.all_finite)
+    assert finite(gradients)
+    for leaf in jax.tree.leaves(gradients):
+        place = (-1,) * leaf.ndim
+        leaf[place], kept = bad, leaf[place]
+        assert not finite(gradients), leaf.shape
+        leaf[place] = kept
 
 
 def test_updates_are_counted_that_are_skipped_in_a_row():

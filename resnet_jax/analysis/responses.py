@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from resnet_jax.models.blocks import Conv
+from resnet_jax.models.blocks import Conv, Norm
 from resnet_jax.models.normalization import BatchNorm, FrozenBatchNorm
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.stacking import unstack_blocks
@@ -165,12 +165,22 @@ def _batches(images: Array | np.ndarray, batch_size: int) -> Iterator[tuple[Arra
 
 def _parts(model: ResNet) -> list[tuple[str, Callable]]:
     """The stem and every block of an unrolled net by name, in forward order, as functions of variables and input."""
-    norm = model.make_norm(use_running_average=True, update_statistics=False)
+    norm = _with_relu_apart(model.make_norm(use_running_average=True, update_statistics=False))
     parts = [("stem", _compiled(model.make_stem(norm)))]
     for stage, size in enumerate(model.stage_sizes, 1):
         first, other = (_compiled(model.make_block(stage, norm, first=first)) for first in (True, False))
         parts += [(f"stage{stage}_block{index}", first if index == 1 else other) for index in range(1, size + 1)]
     return parts
+
+
+def _with_relu_apart(norm: Callable[..., nn.Module]) -> Norm:
+    """The same constructor, whose layers' outputs are those before the ReLU, which follows them."""
+
+    def make(*, relu: bool = False, **options: Any) -> Callable[[Array], Array]:
+        layer = norm(**options)
+        return (lambda x: nn.relu(layer(x))) if relu else layer
+
+    return make
 
 
 def _compiled(module: nn.Module) -> Callable:

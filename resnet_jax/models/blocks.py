@@ -23,6 +23,26 @@ def he_normal(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> A
     return flat.reshape(shape) * jnp.sqrt(jnp.asarray(2.0 / math.prod(shape[:-1]), dtype))
 
 
+@jax.custom_vjp
+def relu(x: Array) -> Array:
+    """max(x, 0) of a sum; its gradient looks at the result, which is in memory, where JAX's own would add up again."""
+    return nn.relu(x)
+
+
+def _forward(x):
+    y = nn.relu(x)
+    return y, y
+
+
+def _backward(y, gradient):
+    # Or the compiler computes y anew from the two that were added.
+    y = jax.lax.optimization_barrier(y)
+    return (jnp.where(y > 0, gradient, 0),)
+
+
+relu.defvjp(_forward, _backward)
+
+
 class Conv(nn.Module):
     """Convolution without bias, He initialised, padded by (size - 1) // 2 on every side.
 
@@ -68,7 +88,7 @@ class Stem(nn.Module):
         size, stride = (7, 2) if self.kind == "imagenet" else (3, 1)
         x = Conv(self.features, size, stride, self.dtype, name="conv")(images)
         if self.norm:
-            x = nn.relu(self.norm(name="norm")(x))
+            x = self.norm(name="norm", relu=True)(x)
         if self.kind == "imagenet":
             padding = [(1, 1) if self.pool_padding == "both" else (0, 1 + side % 2) for side in x.shape[1:3]]
             x = max_pool(self.fill(x, -jnp.inf), padding)
@@ -109,7 +129,7 @@ class BasicBlock(nn.Module):
     Attributes:
       features: filters of each layer.
       stride: of the first layer, in pixels.
-      norm: makes a normalization layer; takes `name` and `scale_init`.
+      norm: makes a normalization layer; takes `name`, `scale_init` and `relu`.
       shortcut: "A", "B" or "C"; None leaves it out, which is the plain net's pair of layers.
       last_scale_init: initialiser of the last normalization's gamma.
       dtype: of the computation.
@@ -128,12 +148,12 @@ class BasicBlock(nn.Module):
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n oh ow f"]:
         """Applies the block."""
         y = Conv(self.features, 3, self.stride, self.dtype, name="conv1")(x)
-        y = nn.relu(self.norm(name="norm1")(y))
+        y = self.norm(name="norm1", relu=True)(y)
         y = Conv(self.features, 3, 1, self.dtype, name="conv2")(y)
         y = self.norm(name="norm2", scale_init=self.last_scale_init)(y)
         if self.shortcut:
             y += Shortcut(self.shortcut, self.features, self.stride, self.norm, self.dtype, name="shortcut")(x)
-        return nn.relu(y)
+        return relu(y)
 
 
 class BottleneckBlock(nn.Module):
@@ -159,14 +179,14 @@ class BottleneckBlock(nn.Module):
         stride1, stride2 = (self.stride, 1) if self.stride_in == "1x1" else (1, self.stride)
         out = self.features * self.expansion
         y = Conv(self.features, 1, stride1, self.dtype, name="conv1")(x)
-        y = nn.relu(self.norm(name="norm1")(y))
+        y = self.norm(name="norm1", relu=True)(y)
         y = Conv(self.features, 3, stride2, self.dtype, name="conv2")(y)
-        y = nn.relu(self.norm(name="norm2")(y))
+        y = self.norm(name="norm2", relu=True)(y)
         y = Conv(out, 1, 1, self.dtype, name="conv3")(y)
         y = self.norm(name="norm3", scale_init=self.last_scale_init)(y)
         if self.shortcut:
             y += Shortcut(self.shortcut, out, self.stride, self.norm, self.dtype, name="shortcut")(x)
-        return nn.relu(y)
+        return relu(y)
 
 
 class PreActivationBasicBlock(nn.Module):
@@ -187,9 +207,9 @@ class PreActivationBasicBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n oh ow f"]:
         """Applies the block."""
-        active = nn.relu(self.norm(name="norm1")(x))
+        active = self.norm(name="norm1", relu=True)(x)
         y = Conv(self.features, 3, self.stride, self.dtype, name="conv1")(active)
-        y = nn.relu(self.norm(name="norm2")(y))
+        y = self.norm(name="norm2", relu=True)(y)
         y = Conv(self.features, 3, 1, self.dtype, name="conv2")(y)
         return y + _pre_activation_shortcut(self, x, active) if self.shortcut else y
 
@@ -210,11 +230,11 @@ class PreActivationBottleneckBlock(nn.Module):
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n oh ow f"]:
         """Applies the block."""
         stride1, stride2 = (self.stride, 1) if self.stride_in == "1x1" else (1, self.stride)
-        active = nn.relu(self.norm(name="norm1")(x))
+        active = self.norm(name="norm1", relu=True)(x)
         y = Conv(self.features, 1, stride1, self.dtype, name="conv1")(active)
-        y = nn.relu(self.norm(name="norm2")(y))
+        y = self.norm(name="norm2", relu=True)(y)
         y = Conv(self.features, 3, stride2, self.dtype, name="conv2")(y)
-        y = nn.relu(self.norm(name="norm3")(y))
+        y = self.norm(name="norm3", relu=True)(y)
         y = Conv(self.features * self.expansion, 1, 1, self.dtype, name="conv3")(y)
         return y + _pre_activation_shortcut(self, x, active) if self.shortcut else y
 

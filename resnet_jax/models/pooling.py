@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+Padding = tuple[tuple[int, int], ...]
+
 _SIZE, _STRIDE = 3, 2
 
 
@@ -21,21 +23,51 @@ def max_pool(x: Float[Array, "n h w c"], padding: Sequence[tuple[int, int]]) -> 
       x: images.
       padding: pixels above and below, left and right.
     """
-    slices = partial(_largest_slice, padding=tuple(padding))
-    return jax.lax.platform_dependent(x, cuda=slices, rocm=slices, default=partial(_pool, padding=tuple(padding)))
+    pads = tuple(padding)
+    slices, own = (lambda x: _largest_slice(x, pads)), (lambda x: _pool(x, pads))
+    return jax.lax.platform_dependent(x, cuda=slices, rocm=slices, default=own)
 
 
-def _pool(x: Array, *, padding: tuple[tuple[int, int], ...]) -> Array:
+def _pool(x: Array, padding: Padding) -> Array:
     return nn.max_pool(x, (_SIZE, _SIZE), (_STRIDE, _STRIDE), padding)
 
 
-def _largest_slice(x: Array, *, padding: tuple[tuple[int, int], ...]) -> Array:
-    x = jnp.pad(x, ((0, 0), *padding, (0, 0)), constant_values=-jnp.inf)
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _largest_slice(x: Array, padding: Padding) -> Array:
+    return _forward(x, padding)[0]
+
+
+def _forward(x, padding):
+    """The largest value of each window; and its number among the nine, uint8, with the images for their shape."""
+    largest, *others = _windows(x, padding, -jnp.inf)
+    number = jnp.zeros(largest.shape, jnp.uint8)
+    for index, values in enumerate(others, 1):
+        # Of equal ones the first has the gradient, as in XLA's own; and what is not a number stays so.
+        stays = (largest >= values) | jnp.isnan(largest)
+        largest, number = jnp.where(stays, largest, values), jnp.where(stays, number, index)
+    return largest, (number, x)
+
+
+def _backward(padding, residuals, gradient):
+    """From one number a window; JAX's own gradient keeps eight masks (experiments/benchmarks)."""
+    number, x = residuals
+
+    def chosen(x):
+        windows = enumerate(_windows(x, padding, 0.0))
+        return reduce(jnp.add, [jnp.where(number == index, values, 0) for index, values in windows])
+
+    return jax.linear_transpose(chosen, x)(gradient)
+
+
+_largest_slice.defvjp(_forward, _backward)
+
+
+def _windows(x: Array, padding: Padding, beyond: float) -> list[Array]:
+    """The first pixel of every window, the second, ... of nine, with a value beyond the images."""
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)), constant_values=beyond)
     ends = [length - _SIZE + 1 for length in x.shape[1:3]]
-    windows = [
+    return [
         x[:, top : top + ends[0] : _STRIDE, left : left + ends[1] : _STRIDE]
         for top in range(_SIZE)
         for left in range(_SIZE)
     ]
-    # Of equal ones the first has the gradient, as in XLA's own; and what is not a number stays so.
-    return reduce(lambda a, b: jnp.where((a >= b) | jnp.isnan(a), a, b), windows)

@@ -121,7 +121,7 @@ class ResNet(nn.Module):
             x = self.apply_stage(x, stage, size, norm)
             features[f"stage{stage}"] = fill(x)
         if self.activation_order == "pre":
-            x = nn.relu(norm(name="final_norm")(x))
+            x = norm(name="final_norm", relu=True)(x)
         x = average(x.astype(jnp.float32), pool_window=pool_window, sizes=sizes, padded_shape=padded_shape)
         features["pooled"] = x
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
@@ -193,6 +193,6 @@ class ResNet(nn.Module):
         )
 
 
-def _frozen_norm(*, name: str, dtype, scale_init=None) -> FrozenBatchNorm:
+def _frozen_norm(*, name: str, dtype, relu: bool = False, scale_init=None) -> FrozenBatchNorm:
     del scale_init  # A frozen layer holds what a trained net brought along.
-    return FrozenBatchNorm(dtype=dtype, name=name)
+    return FrozenBatchNorm(dtype=dtype, relu=relu, name=name)
