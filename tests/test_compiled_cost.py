@@ -35,6 +35,7 @@ H200 = {
 }
 TPU = {
     "cifar_resnet20": Cost(11.55, 394, 0.793, 0.2335),
+    "resnet50": Cost(339.3, 1078, 10.31, 24.26),
 }
 
 COMPILE = f"""
@@ -108,10 +109,11 @@ def test_a_step_on_an_h200_costs_no_more_than_its_bounds(h200, nets):
 
 
 @pytest.mark.slow
-def test_a_step_on_a_tpu_costs_no_more_than_its_bounds():
+@pytest.mark.parametrize("net", TPU)
+def test_a_step_on_a_tpu_costs_no_more_than_its_bounds(net):
     """Of a TPU v5e XLA counts operations and bytes itself."""
     try:
         importlib.metadata.version("libtpu")
     except importlib.metadata.PackageNotFoundError:
         pytest.skip("needs libtpu: pip install '.[tpu]'")
-    check(entries_of("v5e:2x2", list(TPU)), TPU)
+    check(entries_of("v5e:2x2", [net]), {net: TPU[net]})
