@@ -42,7 +42,7 @@ def assert_close(actual, expected, *, tolerance):
 
 
 # (batch, height, width), kernel side, stride, padding; 4,096 output positions and more are split into parts
-# if the batch has a divisor: 64 x 8 x 8 into 2, 128 x 12 x 12 into 8, 67 examples not at all.
+# if the batch has a divisor: 64 x 8 x 8 into 2, 128 x 12 x 12 into 8, 67 examples not at all; 1x1 ones never.
 CASES = {
     "3x3": ((4, 8, 8), 3, 1, ((1, 1), (1, 1))),
     "3x3 odd sides": ((4, 7, 5), 3, 1, ((1, 1), (1, 1))),
@@ -58,7 +58,8 @@ CASES = {
     "3x3 padded by more than the kernel": ((3, 5, 5), 3, 2, ((4, 3), (3, 4))),
     "3x3 two parts": ((64, 8, 8), 3, 1, ((1, 1), (1, 1))),
     "3x3 stride 2, eight parts": ((128, 24, 24), 3, 2, ((1, 1), (1, 1))),
-    "1x1 two parts": ((64, 8, 8), 1, 1, ((0, 0), (0, 0))),
+    "1x1 of many": ((64, 8, 8), 1, 1, ((0, 0), (0, 0))),
+    "1x1 padded": ((4, 6, 6), 1, 1, ((1, 0), (0, 2))),
     "3x3 a batch that does not split": ((67, 8, 8), 3, 1, ((1, 1), (1, 1))),
 }
 
@@ -76,9 +77,10 @@ def test_output_and_gradients_are_the_ordinary_ones(case):
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_gradients_in_bfloat16(stride):
-    strides, padding = (stride, stride), ((1, 1), (1, 1))
-    images, kernel = normal((64, 16, 16, 4), 0, jnp.bfloat16), normal((3, 3, 4, 4), 1, jnp.bfloat16)
+@pytest.mark.parametrize("size", [1, 3])
+def test_gradients_in_bfloat16(size, stride):
+    strides, padding = (stride, stride), ((size // 2,) * 2, (size // 2,) * 2)
+    images, kernel = normal((64, 16, 16, 4), 0, jnp.bfloat16), normal((size, size, 4, 4), 1, jnp.bfloat16)
     wide = [array.astype(jnp.float32) for array in (images, kernel)]
     actual = value_and_gradients(convolution, images, kernel, strides, padding)
     expected = value_and_gradients(ordinary, *wide, strides, padding)
@@ -104,19 +106,41 @@ def test_gradients_inside_a_loop():
         assert_close(got, wanted, tolerance=1e-5)
 
 
+def lowered_gradients(images, size, platform):
+    """Text of the program of both gradients of a convolution of 2 filters of that size."""
+
+    def gradients(images, kernel):
+        pad = (size // 2, size // 2)
+        output, pull_back = jax.vjp(lambda x, k: convolution(x, k, (1, 1), (pad, pad)), images, kernel)
+        return pull_back(output)
+
+    shapes = (images, (size, size, images[-1], 2))
+    arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    return jax.jit(gradients).trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
+
+
 @pytest.mark.parametrize(
-    ("platform", "convolutions"),
-    # On a CPU the input gradient and the weight gradient's 16 parts; elsewhere just the two.
-    [("cpu", 1 + 16), ("tpu", 2), ("cuda", 2)],
+    ("platform", "images", "parts"),
+    # A part has 16 examples and 2,048 positions at least, and there are 16 parts at most.
+    [
+        ("cpu", (128, 16, 16, 2), 8),
+        ("cpu", (128, 8, 8, 2), 4),
+        ("cpu", (16, 56, 56, 2), 1),
+        ("cpu", (512, 8, 8, 2), 16),
+        ("tpu", (128, 16, 16, 2), 1),
+        ("cuda", (128, 16, 16, 2), 1),
+    ],
 )
-def test_only_a_cpu_gets_the_gradient_in_parts(platform, convolutions):
-    images, kernel = normal((128, 16, 16, 2), 0), normal((3, 3, 2, 2), 1)
+def test_only_a_cpu_gets_the_gradient_in_parts(platform, images, parts):
+    text = lowered_gradients(images, 3, platform)
+    assert text.count("stablehlo.convolution") == 1 + 1 + parts
 
-    def gradients(images, kernel, cotangent):
-        return jax.vjp(lambda x, k: convolution(x, k, (1, 1), ((1, 1), (1, 1))), images, kernel)[1](cotangent)
 
-    lowered = jax.jit(gradients).trace(images, kernel, images).lower(lowering_platforms=(platform,))
-    assert lowered.as_text().count("stablehlo.convolution") == convolutions
+@pytest.mark.parametrize(("platform", "convolutions", "products"), [("cpu", 2, 1), ("tpu", 3, 0), ("cuda", 3, 0)])
+def test_only_a_cpu_gets_the_gradient_of_a_1x1_kernel_as_a_matrix_product(platform, convolutions, products):
+    text = lowered_gradients((128, 16, 16, 2), 1, platform)
+    assert text.count("stablehlo.convolution") == convolutions
+    assert text.count("stablehlo.dot_general") == products
 
 
 @pytest.mark.parametrize(
@@ -159,7 +183,7 @@ def test_several_nets_at_once_have_the_output_and_gradients_of_each(case, axes):
             np.testing.assert_array_equal(found[index], expected)
 
 
-@pytest.mark.parametrize(("platform", "convolutions"), [("cpu", 3 * (1 + 1 + 16)), ("tpu", 3), ("cuda", 3)])
+@pytest.mark.parametrize(("platform", "convolutions"), [("cpu", 3 * (1 + 1 + 8)), ("tpu", 3), ("cuda", 3)])
 def test_several_nets_at_once_are_one_convolution_but_on_a_cpu(platform, convolutions):
     images, kernel = normal((3, 128, 16, 16, 2), 0), normal((3, 3, 3, 2, 2), 1)
 
