@@ -76,6 +76,25 @@ def test_output_and_gradients_are_the_ordinary_ones(case):
         assert_close(got, wanted, tolerance=1e-5)
 
 
+@pytest.mark.parametrize("case", ["3x3 stride 2, odd sides", "1x1 stride 2", "7x7 stride 2", "3x3 two parts"])
+def test_second_derivatives_are_the_ordinary_ones(case):
+    """A Hessian times a vector, of functions that are not quadratic."""
+    sides, size, stride, padding = CASES[case]
+    images, kernel = normal((*sides, 3), 0), normal((size, size, 3, 4), 1)
+
+    def products(function):
+        def loss(images, kernel):
+            return jnp.sin(function(images, kernel, (stride, stride), padding)).sum()
+
+        def slope(images, kernel):
+            return sum(jnp.sin(one).sum() for one in jax.grad(loss, (0, 1))(images, kernel))
+
+        return jax.jit(jax.grad(slope, (0, 1)))(images, kernel)
+
+    for got, wanted in zip(products(convolution), products(ordinary), strict=True):
+        assert_close(got, wanted, tolerance=1e-4)
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [1, 3])
 def test_gradients_in_bfloat16(size, stride):

@@ -81,7 +81,10 @@ def convolution(
 
 
 def _one_by_one(function: Callable) -> Callable:
-    """The function; of a batch of arguments a CPU computes one after the other, in one program."""
+    """The function; of a batch of arguments a CPU computes one after the other, in one program.
+
+    Derivatives of this one, which are those of second order, are JAX's own.
+    """
     batchable = custom_vmap(function)
 
     @batchable.def_vmap
@@ -97,7 +100,13 @@ def _one_by_one(function: Callable) -> Callable:
 
         return lax.platform_dependent(*arguments, cpu=in_turn, default=jax.vmap(function, axes)), True
 
-    return batchable
+    # JAX cannot go backwards through a rule for batches.
+    differentiable = jax.custom_vjp(batchable)
+    differentiable.defvjp(
+        lambda *arguments: (batchable(*arguments), arguments),
+        lambda arguments, gradient: jax.vjp(function, *arguments)[1](gradient),
+    )
+    return differentiable
 
 
 def _forward(images, kernel, strides, padding):
