@@ -121,7 +121,9 @@ def make_train_step(
             batch_stats = jax.tree.map(lambda total: total / accumulation_steps, batch_stats)
 
         gradients = distribute(gradients, mesh, sharding)
-        finite = jnp.isfinite(mean_loss) & all_finite(gradients)
+        # Divided gradients would have to be collected to be joined.
+        finite = all_finite(gradients) if sharding == "none" else jnp.isfinite(optax.tree.norm(gradients))
+        finite &= jnp.isfinite(mean_loss)
         directions, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         rate = schedule.learning_rate(state.schedule_state, state.step)
         new = state.replace(
