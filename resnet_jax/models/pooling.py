@@ -16,8 +16,9 @@ _SIZE, _STRIDE = 3, 2
 def max_pool(x: Float[Array, "n h w c"], padding: Sequence[tuple[int, int]]) -> Float[Array, "n oh ow c"]:
     """The largest value of each window; what is padded never is.
 
-    On a GPU it is the largest of nine strided slices, bit for bit the same in value and gradient: XLA's own has a
-    gradient (select-and-scatter) that adds in any order there, and that `--xla_gpu_deterministic_ops` refuses.
+    Differentiated on a GPU or a CPU it is the largest of nine strided slices, bit for bit the same in value and
+    gradient. XLA's own gradient (select-and-scatter) adds in any order on a GPU, and `--xla_gpu_deterministic_ops`
+    refuses it; a CPU takes four times as long for it (16 images of 112x112x64, forward and back: 499 for 128 ms).
 
     Args:
       x: images.
@@ -25,7 +26,7 @@ def max_pool(x: Float[Array, "n h w c"], padding: Sequence[tuple[int, int]]) -> 
     """
     pads = tuple(padding)
     slices, own = (lambda x: _largest_slice(x, pads)), (lambda x: _pool(x, pads))
-    return jax.lax.platform_dependent(x, cuda=slices, rocm=slices, default=own)
+    return jax.lax.platform_dependent(x, cpu=slices, cuda=slices, rocm=slices, default=own)
 
 
 def _pool(x: Array, padding: Padding) -> Array:
@@ -34,7 +35,7 @@ def _pool(x: Array, padding: Padding) -> Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _largest_slice(x: Array, padding: Padding) -> Array:
-    return _forward(x, padding)[0]
+    return _pool(x, padding)
 
 
 def _forward(x, padding):
