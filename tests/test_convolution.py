@@ -140,11 +140,11 @@ def lowered_gradients(images, size, platform):
 
 @pytest.mark.parametrize(
     ("platform", "images", "parts"),
-    # A part has 16 examples and 2,048 positions at least, and there are 16 parts at most.
+    # A part has 8 examples and 2,048 positions at least, and there are 16 parts at most.
     [
-        ("cpu", (128, 16, 16, 2), 8),
+        ("cpu", (128, 16, 16, 2), 16),
         ("cpu", (128, 8, 8, 2), 4),
-        ("cpu", (16, 56, 56, 2), 1),
+        ("cpu", (16, 56, 56, 2), 2),
         ("cpu", (512, 8, 8, 2), 16),
         ("tpu", (128, 16, 16, 2), 1),
         ("cuda", (128, 16, 16, 2), 1),
@@ -202,7 +202,7 @@ def test_several_nets_at_once_have_the_output_and_gradients_of_each(case, axes):
             np.testing.assert_array_equal(found[index], expected)
 
 
-@pytest.mark.parametrize(("platform", "convolutions"), [("cpu", 3 * (1 + 1 + 8)), ("tpu", 3), ("cuda", 3)])
+@pytest.mark.parametrize(("platform", "convolutions"), [("cpu", 3 * (1 + 1 + 16)), ("tpu", 3), ("cuda", 3)])
 def test_several_nets_at_once_are_one_convolution_but_on_a_cpu(platform, convolutions):
     images, kernel = normal((3, 128, 16, 16, 2), 0), normal((3, 3, 3, 2, 2), 1)
 

@@ -24,11 +24,11 @@ from jaxtyping import Array, Float
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-# Output positions and examples of one part of the weight gradient, and the most parts. With 128 images of 32x32x16, 1,
-# 4 and 8 parts take 9.0, 9.3 and 7.9 ms. Fewer than 16 examples fill no vector: 16 images of 56x56x64 take 27, 29, 41
-# and 90 ms in 1, 2, 4 and 16 parts, 32 of them 73 and 122 ms in 1 and 16.
+# Output positions and examples of one part of the weight gradient, and the most parts. 128 images of 32x32x16 take 9.0,
+# 9.3 and 7.8 ms in 1, 4 and 16 parts. Of few examples a part fills no vector: 16 images of 56x56x64 take 27, 29, 41 and
+# 90 ms in 1, 2, 4 and 16 parts; 32 of them 73, 71 and 122 ms in 1, 4 and 16.
 _POSITIONS_PER_PART = 2048
-_EXAMPLES_PER_PART = 16
+_EXAMPLES_PER_PART = 8
 _MOST_PARTS = 16
 # Output channels up to which pairs of columns are faster on a CPU: 5.0 for 6.0 ms with 16, 5.1 for 3.7 ms with 32.
 _FEW_CHANNELS = 16
