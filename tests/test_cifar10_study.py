@@ -413,7 +413,8 @@ def outcome(folder):
     """What must not depend on interruptions: everything but times and memory."""
     records = folder / "small" / "records"
     record = read_record(records / "resnet20_seed0.json")
-    for key in ("wall_seconds", "images_per_second", "compile_seconds", "peak_bytes", "resumed_from_step"):
+    times = ("wall_seconds", "images_per_second", "compile_seconds", "start_seconds")
+    for key in (*times, "peak_bytes", "resumed_from_step"):
         del record[key]
     rows = [
         {name: value for name, value in row.items() if name != "train/images_per_second"}
