@@ -105,6 +105,9 @@ class Given(Examples):
     def decoded(self, index, decode):
         return self.image, self.label
 
+    def all_decoded(self, decode):
+        return (self.decoded(index, decode) for index in range(len(self)))
+
 
 IMAGE = np.full((8, 8, 3), 7, np.uint8)
 
