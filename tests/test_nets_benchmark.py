@@ -230,13 +230,13 @@ def test_rows_are_begun_as_long_as_there_is_time_and_only_the_first_may_be_cut_s
 
     rows = [(name, takes(seconds)) for name, seconds in (("a", 2.0), ("b", 5.0), ("c", 1.0), ("d", 1.0))]
     begun = []
-    for name, measure in modules("measurements").in_time(rows, deadline=12.5):
+    for name, measure in modules("rows").in_time(rows, deadline=12.5):
         begun.append(name)
         measure()
     # After 8 seconds another 5 are too many.
     assert begun == ["a", "b", "c"] and seen == [(12.5, False), (12.5, True), (12.5, True)]
     assert "there is no time for d" in capsys.readouterr().out
-    late = modules("measurements").in_time(rows, deadline=0.0)
+    late = modules("rows").in_time(rows, deadline=0.0)
     assert [name for name, measure in late] == ["a"]
 
 

@@ -1,8 +1,11 @@
 """Rows of a record that is made in parts: what may go into one record, and that nobody edits the code meanwhile."""
 
 import hashlib
+import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,8 @@ from resnet_jax.environment import source_digest
 
 # Its name, and what gives the rest of it.
 Row = tuple[str, Callable[[], dict[str, Any]]]
+# Its function takes `until`, when there is no more time by `time.monotonic`, and `whole`, rather to fail than to give less.
+TimedRow = tuple[str, Callable[..., dict[str, Any]]]
 
 
 class SourceChanged(Exception):
@@ -70,3 +75,19 @@ def with_rows(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
 def _place(entry: Mapping[str, Any]) -> list[int | str]:
     """Names in order, and numbers in them by size."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", entry["row"])]
+
+
+def in_time(found: Sequence[TimedRow], deadline: float = math.inf) -> Iterator[Row]:
+    """Rows one by one, as long as there is time for another like the longest yet.
+
+    The first is begun whatever the time, and may have fewer rounds than it should, so that the same command again
+    always brings something new.
+    """
+    longest, first = 0.0, True
+    for name, measure in found:
+        begun = time.monotonic()
+        if not first and begun + longest > deadline:
+            print(f"there is no time for {name}; the same command goes on with it", flush=True)
+            return
+        yield name, partial(measure, until=deadline, whole=not first)
+        longest, first = max(longest, time.monotonic() - begun), False

@@ -150,24 +150,26 @@ def _backward(epsilon, dtype, relu, residuals, gradients):
     """Through mean and variance, too, which takes two sums of each group."""
     groups, mean, variance, scale, bias = residuals
 
-    def gradient_and_deviation(mean):
-        gradient, deviation = gradients[0], groups.astype(jnp.float32) - _over_group(mean)
+    def of_result(mean):
+        gradient = gradients[0]
         if relu:
             positive = _normalize(groups, mean, variance, scale, bias, epsilon, dtype, relu) > 0
             gradient = jnp.where(positive, gradient, 0)
-        return gradient.astype(jnp.float32), deviation
+        return gradient.astype(jnp.float32)
 
-    count = groups[0].size // groups.shape[-1]
+    x, gradient = groups.astype(jnp.float32), of_result(mean)
+    count = x[0].size // x.shape[-1]
     inverse = jax.lax.rsqrt(variance + epsilon)
-    gradient, deviation = gradient_and_deviation(mean)
-    total, along = gradient.sum(_OF_GROUP), (gradient * deviation).sum(_OF_GROUP)
+    total, along_x = gradient.sum(_OF_GROUP), (gradient * x).sum(_OF_GROUP)
     if relu:
         # Computed anew, or the compiler writes the ReLU's gradient to memory, once to add it up and once to go on.
-        mean, total, along = jax.lax.optimization_barrier((mean, total, along))
-        gradient, deviation = gradient_and_deviation(mean)
+        mean, total, along_x = jax.lax.optimization_barrier((mean, total, along_x))
+        gradient = of_result(mean)
+    # Sums of the deviations x - mean would be no more exact, and a CPU's compiler would keep all deviations for them.
+    along = along_x - mean * total
     slope = inverse * scale[None]
     of_groups = _over_group(slope) * (gradient - _over_group(total / count))
-    of_groups -= deviation * _over_group(slope * inverse**2 * along / count)
+    of_groups -= (x - _over_group(mean)) * _over_group(slope * inverse**2 * along / count)
     return of_groups.astype(groups.dtype), (inverse * along).sum(0), total.sum(0)
 
 

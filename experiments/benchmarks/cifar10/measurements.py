@@ -1,5 +1,7 @@
 """The rows of the record: what is timed against what, part by part."""
 
+import json
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -9,19 +11,23 @@ from typing import Any, NamedTuple
 
 from growth import power_law
 from noise import make_noise
-from subjects import BATCH, DATASET, HERE
+from subjects import BATCH, CONFIG, DATASET, HERE
 
 sys.path.append(str(HERE.parent))
-from rows import Row  # noqa: E402
-from worker import Worker, compare, working  # noqa: E402
+from rows import TimedRow  # noqa: E402
+from worker import WorkerFailed, compare, surrounding_variables, working  # noqa: E402
 
 SCRIPT = HERE / "subjects.py"
 
 # A CPU is to take at most so many times as long for a step as PyTorch.
 CPU_TARGET = 1.5
+# Several seeds at once are to train 2.5 times the images a second of one on an accelerator.
+SEEDS, SEEDS_TARGET = 5, 0.4
 _DTYPES = ("float32", "bfloat16")
 # Of CIFAR-10's form; so many for training as the longest call takes.
 NOISE: dict[str, Any] = {"side": 32, "sizes": {"train": 50 * BATCH, "test": 2000}}
+# Another, of which a start reads all, and tests so many at its end.
+WHOLE, TESTED = "noise_whole", 100
 
 
 class Size(NamedTuple):
@@ -36,6 +42,7 @@ class Size(NamedTuple):
       deepest: the net that only a loop can compile.
       unrolled: nets that are compiled without a loop, to extrapolate from.
       unrolled_on_cpu: likewise on a CPU, whose compiler takes longer.
+      whole: training images that a start reads.
     """
 
     rounds: int
@@ -46,11 +53,14 @@ class Size(NamedTuple):
     deepest: int
     unrolled: tuple[int, ...]
     unrolled_on_cpu: tuple[int, ...]
+    whole: int
 
 
+_FULL: dict[str, Any] = {"deep": 110, "deepest": 1202, "unrolled": (110, 218, 302), "unrolled_on_cpu": (20, 56, 110)}
+_SMALL: dict[str, Any] = {"deep": 14, "deepest": 20, "unrolled": (8, 14), "unrolled_on_cpu": (8, 14)}
 SIZES = {
-    "full": Size(9, 6, 2, seconds=2.0, deep=110, deepest=1202, unrolled=(110, 218, 302), unrolled_on_cpu=(20, 56, 110)),
-    "small": Size(2, 1, 1, seconds=0.2, deep=14, deepest=20, unrolled=(8, 14), unrolled_on_cpu=(8, 14)),
+    "full": Size(9, 6, 2, seconds=2.0, whole=50_000, **_FULL),
+    "small": Size(2, 1, 1, seconds=0.2, whole=10 * BATCH, **_SMALL),
 }
 
 
@@ -75,10 +85,14 @@ class Bench:
         """Of the training images, as many as calls of that length need; a part, where one thread decodes long."""
         return f"train[:{10 * BATCH}]" if self.on_cpu and steps_per_dispatch <= 10 else "train"
 
-    def ours(self, net: str, kind: str = "train", *, steps: int | None = None, **model: Any) -> dict[str, Any]:
+    def ours(
+        self, net: str, kind: str = "train", *, steps: int | None = None, seeds: int = 1, **model: Any
+    ) -> dict[str, Any]:
         """A subject of this library; steps are those of a dispatch, None as the library chooses."""
         overrides = {f"model.{key}": value for key, value in model.items()}
         overrides |= {"data.train_split": self.split(steps or 1), "train.steps_per_dispatch": steps}
+        if seeds > 1:
+            overrides["num_seeds"] = seeds
         return {"kind": kind, "net": net, "data_dir": str(self.folder), "overrides": overrides}
 
     def pytorch(self, net: str, *, bf16: bool, mode: str | None = None, group: int | None = None) -> dict[str, Any]:
@@ -86,6 +100,48 @@ class Bench:
         device = "cpu" if self.on_cpu else "cuda"
         own = {"bf16": bf16, "mode": mode, "group": group, "device": device, "split": self.split()}
         return {"kind": "pytorch", "net": net, "data_dir": str(self.folder), **own}
+
+    def start(
+        self,
+        net: str,
+        workdir: Path,
+        *,
+        kept: bool,
+        overrides: Mapping[str, Any] = {},
+        steps: int = 10,
+    ) -> dict[str, float]:
+        """Trains for some steps by the command, with as many images as CIFAR-10 has: `start_seconds` of its record.
+
+        Args:
+          net: its name.
+          workdir: of the run.
+          kept: whether compiled programs are kept beside the workdir, and taken from there.
+          overrides: of the config.
+          steps: that are made.
+
+        Raises:
+          WorkerFailed: the command did not end well.
+        """
+        if not (self.folder / WHOLE).is_dir():
+            make_noise(self.folder, name=WHOLE, side=NOISE["side"], sizes={"train": self.size.whole, "test": TESTED})
+        config = {
+            **{"model.name": net, "data.name": WHOLE, "data.data_dir": self.folder, "train.duration": steps},
+            **{"evaluate.train_split": f"train[:{TESTED}]", "evaluate.batch_size": TESTED},
+        } | dict(overrides)
+        flags = [f"--config.{key}={value}" for key, value in config.items()]
+        cache = {
+            "JAX_ENABLE_COMPILATION_CACHE": str(int(kept)),
+            "RESNET_JAX_CACHE": str(workdir.parent / "cache"),
+        }
+        done = subprocess.run(
+            [sys.executable, "-m", "resnet_jax", "train", f"--config={CONFIG}", f"--workdir={workdir}", *flags],
+            env=surrounding_variables() | cache,
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise WorkerFailed(f"resnet-jax train ended with {done.returncode}:\n{done.stderr[-2000:]}")
+        return json.loads((workdir / "record.json").read_text())["start_seconds"]
 
     def compare(
         self,
@@ -149,6 +205,13 @@ def dtypes(bench: Bench, net: str) -> dict[str, Any]:
     return bench.compare(specs, [tuple(specs)], rounds=bench.size.fewer_rounds)
 
 
+def seeds(bench: Bench, net: str) -> dict[str, Any]:
+    """Part c: several seeds as one program by one seed, per image; on an accelerator that one leaves idle they gain."""
+    specs = {f"{SEEDS} seeds at once": bench.ours(net, seeds=SEEDS), "one seed": bench.ours(net)}
+    wanted = None if bench.on_cpu else SEEDS_TARGET
+    return bench.compare(specs, [tuple(specs)], rounds=bench.size.fewer_rounds, wanted=wanted)
+
+
 def scanned(bench: Bench) -> dict[str, Any]:
     """Part c: identical blocks as a loop, by one after the other."""
     net = f"cifar_resnet{bench.size.deep}"
@@ -163,16 +226,11 @@ def evaluated(bench: Bench, net: str) -> dict[str, Any]:
 
 
 def starts(bench: Bench, net: str) -> dict[str, Any]:
-    """Part c: from the start of a process to its first step, without and with the programs of another."""
-    spec, found = bench.ours(net, steps=1), []
-    with tempfile.TemporaryDirectory(prefix="compiled_", dir=bench.folder) as cache:
-        kept = {
-            **{"JAX_ENABLE_COMPILATION_CACHE": "1", "JAX_COMPILATION_CACHE_DIR": cache},
-            **{"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"},
-        }
-        for name, variables in (("no cache", {}), ("first, which fills it", kept), ("second", kept)):
-            found.append({"name": name, **_start(spec, variables)})
-    return {"starts": found}
+    """Part c: from the start of `resnet-jax train` to the end of its first call, without and with kept programs."""
+    with tempfile.TemporaryDirectory(prefix="start_", dir=bench.folder) as folder:
+        names = ("no programs kept", "first, which keeps them", "second")
+        runs = [bench.start(net, Path(folder) / str(number), kept=number > 0) for number in range(len(names))]
+    return {"starts": [{"name": name, "seconds": seconds} for name, seconds in zip(names, runs, strict=True)]}
 
 
 def deepest(bench: Bench) -> dict[str, Any]:
@@ -186,18 +244,15 @@ def deepest(bench: Bench) -> dict[str, Any]:
     with working(SCRIPT, {"plans": spec}) as (workers, _):
         plans = workers["plans"].said["plans"]
     unrolled = [plan["compile_seconds"] for plan in plans[len(options) :]]
-    start = {"name": "scanned, remat, float32", **_start(variants[0], {})}
+    options = {"model.scan": True, "model.remat": True, "train.steps_per_dispatch": 1}
+    with tempfile.TemporaryDirectory(prefix="start_", dir=bench.folder) as folder:
+        seconds = bench.start(f"cifar_resnet{layers}", Path(folder) / "run", kept=False, overrides=options, steps=1)
+    start = {"name": "scanned, remat, float32, no programs kept", "seconds": seconds}
     return {"plans": plans, "starts": [start], "extrapolated": power_law(bench.unrolled, unrolled, layers)}
 
 
-def _start(spec: Mapping[str, Any], variables: Mapping[str, str]) -> dict[str, Any]:
-    worker = Worker(SCRIPT, spec, variables)
-    worker.close()
-    return {"seconds_to_first_step": worker.start_seconds, **worker.said}
-
-
-def rows(bench: Bench, parts: Sequence[str], nets: Sequence[str]) -> list[Row]:
-    """Name and function of each row of some parts; all but the first part's are of the first net or of deep ones."""
+def rows(bench: Bench, parts: Sequence[str], nets: Sequence[str]) -> list[TimedRow]:
+    """Each row of some parts, which takes its time; all but the first part's are of the first net or of deep ones."""
     first = nets[0]
     every: dict[str, list[tuple[str, Callable[[Bench], dict[str, Any]]]]] = {
         "a": [(f"a {net}", lambda bench, net=net: against_pytorch(bench, net)) for net in nets],
@@ -205,10 +260,15 @@ def rows(bench: Bench, parts: Sequence[str], nets: Sequence[str]) -> list[Row]:
         "c": [
             (f"c {first}, steps in a call", lambda bench: dispatches(bench, first)),
             (f"c {first}, dtype", lambda bench: dtypes(bench, first)),
+            (f"c {first}, seeds", lambda bench: seeds(bench, first)),
             ("c scan", scanned),
             (f"c {first}, test", lambda bench: evaluated(bench, first)),
             (f"c {first}, start", lambda bench: starts(bench, first)),
         ],
         "d": [("d deepest net", deepest)],
     }
-    return [(name, partial(measure, bench)) for part in parts for name, measure in every[part]]
+
+    def whole(measure: Callable[[Bench], dict[str, Any]], **limits: Any) -> dict[str, Any]:
+        return measure(bench)
+
+    return [(name, partial(whole, measure)) for part in parts for name, measure in every[part]]

@@ -1,14 +1,16 @@
 """Measures the speed of the CIFAR nets on the machine at hand, beside PyTorch's, and writes one record.
 
-    python experiments/benchmarks/cifar10/speed.py --scale=full --output=RECORD.json --readme=README.md
+    python experiments/benchmarks/cifar10/speed.py --scale=full --output=RECORD.json --readme=README.md --minutes=9
 
-Every row is stored as it ends; --parts makes some of them anew.
+Every row is stored as it ends; rows that are there already are skipped, so that the same command again goes on.
 """
 
 import argparse
 import json
+import math
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,12 @@ from measurements import SCRIPT, SIZES, Bench, rows
 from subjects import BATCH, HERE, REFERENCE
 
 from resnet_jax.atomic_files import write_text_atomically
+from resnet_jax.training.start_times import START_PARTS
 
 sys.path += [str(HERE.parent), str(HERE.parents[1] / "reliability")]
 import rate_tables  # noqa: E402
 from marked import publish  # noqa: E402
-from rows import digest, make_record, with_rows  # noqa: E402
+from rows import digest, in_time, make_record, with_rows  # noqa: E402
 from worker import surroundings  # noqa: E402
 
 PARTS = ("a", "b", "c", "d")
@@ -46,13 +49,13 @@ def table(record: Mapping[str, Any]) -> str:
 
 
 def _starts(entries: Sequence[Mapping[str, Any]]) -> str:
-    head = ("row", "start", "to the first step, s", "of which tracing", "and compiling", "planned memory, GiB")
-    lines = [head, ("---", "---", "---:", "---:", "---:", "---:")]
+    head = ("row", "start", "to the first steps, s", *(f"{part.replace('_', ' ')}, s" for part in START_PARTS))
+    lines = [head, ("---", "---", *("---:" for _ in head[2:]))]
     for entry in entries:
-        lines += [
-            (entry["row"], start["name"], f"{start['seconds_to_first_step']:.1f}", *_plan(start))
-            for start in entry["starts"]
-        ]
+        for start in entry["starts"]:
+            seconds = start["seconds"]
+            each = (f"{seconds[part]:.1f}" for part in START_PARTS)
+            lines.append((entry["row"], start["name"], f"{sum(seconds.values()):.1f}", *each))
     return rate_tables.markdown(lines) if entries else ""
 
 
@@ -81,6 +84,7 @@ def _plan(plan: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    begun = time.monotonic()
     flags = parse_flags(argv)
     machine = surroundings(SCRIPT)
     platform = machine["devices"]["platform"]
@@ -94,7 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="speed_") as folder:
         bench = Bench(Path(folder), SIZES[flags.scale], machine)
         wanted = rows(bench, flags.parts.split(","), nets)
-        for new in make_record(header, wanted, code_digest):
+        missing = [row for row in wanted if row[0] not in {entry["row"] for entry in record["rows"]}]
+        for new in make_record(header, in_time(missing, begun + 60 * flags.minutes), code_digest):
             record = with_rows(record, new)
             write_text_atomically(flags.output, json.dumps(record, indent=1, allow_nan=False) + "\n")
     print(table(record))
@@ -108,9 +113,11 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--parts", default=",".join(PARTS), help="some of %(default)s")
     parser.add_argument("--nets", help="of part a; the first is that of b and c (by device)")
     parser.add_argument("--scale", choices=tuple(SIZES), default="small", help="how much is measured (%(default)s)")
-    help = "the record's file; rows of the same code, machine and scale in it stay, or are made anew"
+    help = "the record's file; rows in it are skipped, and must be of the same code, machine and scale"
     parser.add_argument("--output", type=Path, required=True, help=help)
     parser.add_argument("--readme", type=Path, help="whose tables are made anew")
+    help = "begin no row that would take longer than these; the same command again goes on (no limit)"
+    parser.add_argument("--minutes", type=float, default=math.inf, help=help)
     flags = parser.parse_args(argv)
     if unknown := set(flags.parts.split(",")) - set(PARTS):
         parser.error(f"--parts: no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from flax_trainer import NETS as FLAX_NETS
-from measurements import HERE, MODES, SCRIPT, SIZES, WHATS, Bench, Setting, in_time
+from measurements import HERE, MODES, SCRIPT, SIZES, WHATS, Bench, Setting
 
 from resnet_jax.atomic_files import write_text_atomically
 
@@ -24,7 +24,7 @@ REFERENCE = HERE.parents[1] / "cifar10" / "pytorch_reference.py"
 sys.path += [str(HERE.parent), str(HERE.parents[1] / "reliability")]
 import rate_tables  # noqa: E402
 from marked import publish  # noqa: E402
-from rows import digest, make_record, with_rows  # noqa: E402
+from rows import digest, in_time, make_record, with_rows  # noqa: E402
 from worker import surroundings  # noqa: E402
 
 _MODES_OF_CPU = ("eager", "torch.compile")

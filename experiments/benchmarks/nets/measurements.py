@@ -1,9 +1,8 @@
 """The rows of the record: this library beside a plain Flax trainer and PyTorch, net by net."""
 
-import math
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ from flax_trainer import NETS as FLAX_NETS
 
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent))
-from rows import Row  # noqa: E402
+from rows import TimedRow  # noqa: E402
 from worker import OutOfMemory, Worker, WorkerFailed, compare  # noqa: E402
 
 from resnet_jax.benchmark.windows import ratio  # noqa: E402
@@ -113,8 +112,8 @@ class Bench(NamedTuple):
     modes: Sequence[str]
     platform: str
 
-    def rows(self, settings: Sequence[Setting]) -> list[tuple[str, Any]]:
-        """Names and functions (until, whole) -> row, see `timed`."""
+    def rows(self, settings: Sequence[Setting]) -> list[TimedRow]:
+        """A row each, see `timed`."""
         kinds = {"compile": self.compiled}
         return [(setting.row, partial(kinds.get(setting.what, self.timed), setting)) for setting in settings]
 
@@ -173,19 +172,3 @@ def _compiled_ratio(said: Mapping[str, Sequence[Mapping[str, Any]]], mine: str, 
         [{"images": 1, "seconds": sum(found[key] for key in keys)} for found in said[name]] for name in (mine, FLAX)
     )
     return {"of": list(keys), "above": mine, "below": FLAX, **ratio(above, below), "wanted": _COMPILATION}
-
-
-def in_time(found: Sequence[tuple[str, Any]], deadline: float = math.inf) -> Iterator[Row]:
-    """Rows one by one, as long as there is time for another like the longest yet.
-
-    The first is begun whatever the time, and may have fewer rounds than it should, so that the same command again
-    always brings something new.
-    """
-    longest, first = 0.0, True
-    for name, measure in found:
-        begun = time.monotonic()
-        if not first and begun + longest > deadline:
-            print(f"there is no time for {name}; the same command goes on with it", flush=True)
-            return
-        yield name, partial(measure, until=deadline, whole=not first)
-        longest, first = max(longest, time.monotonic() - begun), False
