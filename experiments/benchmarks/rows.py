@@ -15,7 +15,7 @@ from resnet_jax.environment import source_digest
 
 # Its name, and what gives the rest of it.
 Row = tuple[str, Callable[[], dict[str, Any]]]
-# Its function takes `until`, when there is no more time by `time.monotonic`, and `whole`, rather to fail than to give less.
+# Its function takes `until`, the end of the time by `time.monotonic`, and `whole`, to fail rather than give less.
 TimedRow = tuple[str, Callable[..., dict[str, Any]]]
 
 
