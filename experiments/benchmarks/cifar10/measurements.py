@@ -126,7 +126,7 @@ class Bench:
             make_noise(self.folder, name=WHOLE, side=NOISE["side"], sizes={"train": self.size.whole, "test": TESTED})
         config = {
             **{"model.name": net, "data.name": WHOLE, "data.data_dir": self.folder, "train.duration": steps},
-            **{"evaluate.train_split": f"train[:{TESTED}]", "evaluate.batch_size": TESTED},
+            **{"evaluate.train_split": f"train[:{TESTED}]", "evaluate.batch_size": TESTED, "schedule.name": "constant"},
         } | dict(overrides)
         flags = [f"--config.{key}={value}" for key, value in config.items()]
         cache = {
