@@ -1,4 +1,4 @@
-"""Makes all records of speed on the machine at hand, in calls as short as one likes.
+"""Makes all records of speed on an accelerator, in calls as short as one likes.
 
     python experiments/benchmarks/everything.py --records=DIR --minutes=9
 
