@@ -26,6 +26,7 @@ from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.summary import summarize
 from resnet_jax.random_keys import Seed, named_key
 from resnet_jax.training import schedules
+from resnet_jax.training.objective import classification
 from resnet_jax.training.optimizers import optimizer_named
 from resnet_jax.training.schedules import Schedule
 from resnet_jax.training.seeds import Seeds
@@ -196,12 +197,10 @@ def build_calls(config: Any, model: ResNet, input: InputDescription, mesh: Mesh)
 def build_train_step(config: Any, model: ResNet, mesh: Mesh, *, seed: Seed) -> TrainStep:
     """One update as `config.train` and its neighbours describe it, see `make_train_step`."""
     return make_train_step(
-        model,
+        classification(model, loss=config.train.loss, label_smoothing=config.train.label_smoothing),
         build_optimizer(config),
         build_schedule(config),
         seed=seed,
-        label_smoothing=config.train.label_smoothing,
-        loss=config.train.loss,
         ema_decay=config.train.ema_decay,
         accumulation_steps=config.train.accumulation_steps,
         ordered=config.train.determinism == "topology",

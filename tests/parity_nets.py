@@ -20,6 +20,7 @@ from resnet_jax.data.batch import Batch
 from resnet_jax.pretrained.pytorch.torch_layout import places
 from resnet_jax.pretrained.pytorch.torch_variables import TorchNet, channel_orders, read_variables
 from resnet_jax.pretrained.stored_tensor import StoredTensor
+from resnet_jax.training.objective import classification
 from resnet_jax.training.optimizers import sgd
 from resnet_jax.training.schedules import constant
 from resnet_jax.training.state import Progress, TrainState
@@ -172,7 +173,7 @@ def our_training(net: TorchNet, values: Mapping[str, np.ndarray], pictures: np.n
     optimizer = sgd(momentum=MOMENTUM, nesterov=False, weight_decay=WEIGHT_DECAY, decay="all")
     schedule = constant(LEARNING_RATE)
     step = jax.jit(
-        make_train_step(net.model, optimizer, schedule, seed=0),
+        make_train_step(classification(net.model), optimizer, schedule, seed=0),
         # Compiling takes most of the time; level 0 halves it.
         compiler_options={"xla_backend_optimization_level": 0},
     )

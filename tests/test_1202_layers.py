@@ -13,6 +13,7 @@ import jax, jax.numpy as jnp
 from resnet_jax.data.batch import Batch
 from resnet_jax.models.registry import create_model, initialize
 from resnet_jax.training import schedules
+from resnet_jax.training.objective import classification
 from resnet_jax.training.optimizers import sgd
 from resnet_jax.training.state import Progress, TrainState
 from resnet_jax.training.steps import make_train_step
@@ -24,7 +25,7 @@ schedule = schedules.constant(0.01)
 state = TrainState.create(initialize(model, jax.random.key(0), (32, 32, 3)), optimizer, schedule)
 images = 50 * jax.random.normal(jax.random.key(1), (128, 32, 32, 3))
 batch = Batch(image=images, label=jnp.arange(128, dtype=jnp.int32) % 10, weight=jnp.ones(128))
-step = jax.jit(make_train_step(model, optimizer, schedule, seed=0), donate_argnums=(0, 1))
+step = jax.jit(make_train_step(classification(model), optimizer, schedule, seed=0), donate_argnums=(0, 1))
 progress = Progress.zero()
 compiled = step.lower(state, progress, batch).compile()
 built = time.perf_counter()

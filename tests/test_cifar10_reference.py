@@ -15,6 +15,7 @@ from resnet_jax import create_model, load_config
 from resnet_jax.build import build_optimizer
 from resnet_jax.data.arrays import ImageArrays
 from resnet_jax.data.batch import Batch
+from resnet_jax.training.objective import classification
 from resnet_jax.training.schedules import constant
 from resnet_jax.training.state import Progress, TrainState
 from resnet_jax.training.steps import make_train_step
@@ -121,7 +122,7 @@ def test_a_training_step_is_ours(torch, reference, name):
         jnp.asarray(images.permute(0, 2, 3, 1).numpy()), jnp.asarray(labels.numpy(), jnp.int32), jnp.ones(128)
     )
     optimizer, schedule = build_optimizer(config), constant(config.schedule.learning_rate)
-    step = jax.jit(make_train_step(model, optimizer, schedule, seed=0))
+    step = jax.jit(make_train_step(classification(model), optimizer, schedule, seed=0))
     state, initial = TrainState.create(variables, optimizer, schedule), to_theirs(name, variables)
     for number in (1, 2):
         state, progress = step(state, Progress.zero(), batch)

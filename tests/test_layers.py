@@ -19,8 +19,9 @@ LAYERS = {
     + ["cache_folder", "compiled_programs", "training.start_times"],
     "parts": [
         *("config_keys", "config", "config_files", "models", "data"),
-        *("training.losses", "evaluation.metrics", "training.schedules"),
+        *("training.losses", "evaluation.metrics", "training.objective", "training.schedules"),
     ],
+    "detector": ["detection"],
     "pretrained": ["pretrained"],
     "state": ["training.optimizers", "training.seeds", "training.state"],
     "step": ["training.ordered_sum", "training.sharding", "training.steps"],
@@ -52,6 +53,7 @@ BESIDE = {
     "records": ["atomic_files", "training.start_times"],
     "training.determinism": ["xla_options"],
     "training.steps": ["training.ordered_sum", "training.sharding"],
+    "training.objective": ["evaluation.metrics", "models", "training.losses"],
     "evaluation": ["checkpoints", "training.batch_statistics"],
     "cli": ["commands"],
     "__main__": ["cli"],

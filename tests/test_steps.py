@@ -13,6 +13,7 @@ from resnet_jax.distributed import data_mesh, replicate, replicated, split_batch
 from resnet_jax.models.registry import create_model, initialize
 from resnet_jax.training import schedules, steps
 from resnet_jax.training.losses import LOSSES
+from resnet_jax.training.objective import classification
 from resnet_jax.training.optimizers import sgd
 from resnet_jax.training.state import Progress, TrainState
 from resnet_jax.training.steps import make_resident_step, make_streamed_step, make_train_step
@@ -53,7 +54,7 @@ def run_steps(devices, *, steps, group_size=None, steps_per_call=1, dtype="float
             pad=1,
             flip=True,
         )
-        return make_train_step(model, OPTIMIZER, schedule, seed=seed), batch_at
+        return make_train_step(classification(model), OPTIMIZER, schedule, seed=seed), batch_at
 
     call = make_resident_step(make_update, mesh, steps_per_call=steps_per_call)
     feed = ResidentFeed(data, seeds=(0,), batch_size=32)
@@ -119,7 +120,7 @@ def test_the_update_is_the_equation():
     state = make_state(model, schedule)
     images = np.random.default_rng(1).normal(size=(16, *SHAPE)).astype(np.float32)
     batch = batch_of(images)
-    new, _ = jax.jit(make_train_step(model, OPTIMIZER, schedule, seed=0))(state, Progress.zero(), batch)
+    new, _ = jax.jit(make_train_step(classification(model), OPTIMIZER, schedule, seed=0))(state, Progress.zero(), batch)
 
     def loss(bias):
         params = {**state.params, "classifier": {**state.params["classifier"], "bias": bias}}
@@ -139,7 +140,7 @@ def test_the_update_is_the_equation():
 def test_a_non_finite_loss_changes_nothing_but_the_step():
     model = tiny_model()
     schedule = schedules.with_warmup_until_error(schedules.constant(0.05), learning_rate=0.01, error=0.8, window=5)
-    step = jax.jit(make_train_step(model, OPTIMIZER, schedule, seed=0))
+    step = jax.jit(make_train_step(classification(model), OPTIMIZER, schedule, seed=0))
     images = np.random.default_rng(1).normal(size=(16, *SHAPE)).astype(np.float32)
     state, progress = step(make_state(model, schedule), Progress.zero(), batch_of(images))
     images[3, 2, 2, 1] = np.nan
@@ -158,7 +159,7 @@ def test_a_finite_loss_with_a_gradient_that_is_not_changes_nothing_but_the_step(
     )
     model, schedule = tiny_model(), schedules.constant(0.05)
     before = make_state(model, schedule)
-    step = jax.jit(make_train_step(model, OPTIMIZER, schedule, seed=0))
+    step = jax.jit(make_train_step(classification(model), OPTIMIZER, schedule, seed=0))
     after, progress = step(before, Progress.zero(), batch_of(np.ones((16, *SHAPE), np.float32)))
     assert int(progress.skipped) == 1 and np.isfinite(float(progress.bad_loss))
     jax.tree.map(np.testing.assert_array_equal, after.replace(step=before.step, skipped=before.skipped), before)
@@ -184,7 +185,7 @@ def test_one_gradient_that_is_not_finite_or_has_no_finite_square_is_found_wherev
 
 def test_updates_are_counted_that_are_skipped_in_a_row():
     model, schedule = tiny_model(), schedules.constant(0.05)
-    step = jax.jit(make_train_step(model, OPTIMIZER, schedule, seed=0))
+    step = jax.jit(make_train_step(classification(model), OPTIMIZER, schedule, seed=0))
     images = np.random.default_rng(1).normal(size=(16, *SHAPE)).astype(np.float32)
     state, progress, counts = make_state(model, schedule), Progress.zero(), []
     for bad in (True, True, True, False, True):
@@ -198,7 +199,7 @@ def test_updates_are_counted_that_are_skipped_in_a_row():
 
 def test_the_first_non_finite_loss_is_kept_with_its_step():
     model, schedule = tiny_model(), schedules.constant(0.05)
-    step = jax.jit(make_train_step(model, OPTIMIZER, schedule, seed=0))
+    step = jax.jit(make_train_step(classification(model), OPTIMIZER, schedule, seed=0))
     state = make_state(model, schedule)
     state.params["classifier"]["bias"] = state.params["classifier"]["bias"].at[3].set(jnp.inf)
     images = np.random.default_rng(1).normal(size=(16, *SHAPE)).astype(np.float32)
@@ -215,7 +216,7 @@ def test_dropout_draws_anew_at_each_step_and_repeats_for_the_same_seed():
     images = np.random.default_rng(1).normal(size=(16, *SHAPE)).astype(np.float32)
 
     def losses(seed):
-        step = jax.jit(make_train_step(model, OPTIMIZER, schedule, seed=seed))
+        step = jax.jit(make_train_step(classification(model), OPTIMIZER, schedule, seed=seed))
         state, found = make_state(model, schedule), []
         for _ in range(2):
             state, progress = step(state, Progress.zero(), batch_of(images))
@@ -239,7 +240,7 @@ def one_step(state=None, *, devices=1, images=64, group_size=4, mixed=False, pad
     if mixed:
         shares = random.uniform(size=images).astype(np.float32)
         batch = batch.replace(partner_label=jnp.roll(batch.label, 1), share=jnp.asarray(shares))
-    step = make_train_step(model, OPTIMIZER, schedule, seed=0, mesh=mesh, **options)
+    step = make_train_step(classification(model), OPTIMIZER, schedule, seed=0, mesh=mesh, **options)
     state = make_state(model, schedule) if state is None else state
     arguments = (*replicate((state, Progress.zero()), mesh), jax.device_put(batch, split_batch(mesh)))
     return jax.device_get(jax.jit(step)(*arguments))
@@ -258,7 +259,7 @@ def test_a_part_moves_no_images_between_devices():
     mesh = data_mesh()
     model, schedule = tiny_model(bn_group_size=4), schedules.constant(0.05)
     batch = batch_of(np.zeros((64, *SHAPE), np.float32))
-    step = make_train_step(model, OPTIMIZER, schedule, seed=0, accumulation_steps=2, mesh=mesh)
+    step = make_train_step(classification(model), OPTIMIZER, schedule, seed=0, accumulation_steps=2, mesh=mesh)
     arguments = (
         *replicate((make_state(model, schedule), Progress.zero()), mesh),
         jax.device_put(batch, split_batch(mesh)),
@@ -274,7 +275,7 @@ def test_dropout_differs_from_part_to_part():
     batch = batch_of(np.concatenate([image, image])).replace(label=jnp.tile(jnp.arange(8, dtype=jnp.int32), 2))
 
     def loss(batch, **options):
-        step = jax.jit(make_train_step(model, OPTIMIZER, schedule, seed=0, **options))
+        step = jax.jit(make_train_step(classification(model), OPTIMIZER, schedule, seed=0, **options))
         return float(step(make_state(model, schedule), Progress.zero(), batch)[1].sums.loss)
 
     # With the same key both parts would lose the same.
@@ -321,7 +322,7 @@ def test_frozen_statistics_stay_to_the_last_bit_in_parts():
     constants = jax.tree.map(lambda x: jnp.asarray(draws.uniform(0.1, 1, x.shape), x.dtype), state.batch_stats)
     images = draws.normal(size=(24, *SHAPE)).astype(np.float32)
     mesh = data_mesh(jax.devices()[:1])
-    step = jax.jit(make_train_step(model, OPTIMIZER, schedule, seed=0, accumulation_steps=3, mesh=mesh))
+    step = jax.jit(make_train_step(classification(model), OPTIMIZER, schedule, seed=0, accumulation_steps=3, mesh=mesh))
     after, _ = step(state.replace(batch_stats=constants), Progress.zero(), batch_of(images))
     jax.tree.map(np.testing.assert_array_equal, after.batch_stats, constants)
 
@@ -329,7 +330,7 @@ def test_frozen_statistics_stay_to_the_last_bit_in_parts():
 def test_a_skipped_update_leaves_the_averages():
     model, schedule = tiny_model(), schedules.constant(0.05)
     state = TrainState.create(initialize(model, jax.random.key(0), SHAPE), OPTIMIZER, schedule, ema=True)
-    step = jax.jit(make_train_step(model, OPTIMIZER, schedule, seed=0, ema_decay=0.9))
+    step = jax.jit(make_train_step(classification(model), OPTIMIZER, schedule, seed=0, ema_decay=0.9))
     after, _ = step(state, Progress.zero(), batch_of(np.full((16, *SHAPE), np.nan, np.float32)))
     jax.tree.map(np.testing.assert_array_equal, after.replace(step=state.step, skipped=state.skipped), state)
 
@@ -350,7 +351,7 @@ def test_the_gradient_is_that_of_the_chosen_loss_smoothed_and_mixed(loss):
     batch = batch_of(random.normal(size=(16, *SHAPE)).astype(np.float32), np.array([1] * 14 + [0] * 2, np.float32))
     shares = random.uniform(size=16).astype(np.float32)
     batch = batch.replace(partner_label=jnp.roll(batch.label, 3), share=jnp.asarray(shares))
-    step = make_train_step(model, OPTIMIZER, schedule, seed=0, loss=loss, label_smoothing=0.1)
+    step = make_train_step(classification(model, loss=loss, label_smoothing=0.1), OPTIMIZER, schedule, seed=0)
     new, _ = jax.jit(step)(state, Progress.zero(), batch)
 
     logits, _ = model.apply(state.variables, batch.image, train=True, mutable=["batch_stats"])
@@ -362,14 +363,14 @@ def test_the_gradient_is_that_of_the_chosen_loss_smoothed_and_mixed(loss):
 
 def test_an_unknown_loss_is_refused():
     with pytest.raises(ValueError, match="loss='hinge' is not one of softmax, sigmoid"):
-        make_train_step(tiny_model(), OPTIMIZER, schedules.constant(0.05), seed=0, loss="hinge")
+        classification(tiny_model(), loss="hinge")
 
 
 def test_a_streamed_step_prepares_its_batch_at_the_state_s_step_and_steps():
     images = np.random.default_rng(0).integers(0, 256, (32, *SHAPE)).astype(np.uint8)
     labels, weights = np.arange(32, dtype=np.int32) % 10, np.array([1] * 30 + [0] * 2, np.float32)
     model, schedule = tiny_model(), schedules.constant(0.05)
-    train_step = make_train_step(model, OPTIMIZER, schedule, seed=0)
+    train_step = make_train_step(classification(model), OPTIMIZER, schedule, seed=0)
 
     def after_two_steps(devices, call_of):
         mesh = data_mesh(jax.devices()[:devices])

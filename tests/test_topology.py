@@ -17,6 +17,7 @@ from resnet_jax.distributed import data_mesh, replicate, split_batch
 from resnet_jax.hosts.fingerprint import fingerprint
 from resnet_jax.models.registry import create_model, initialize
 from resnet_jax.training import schedules
+from resnet_jax.training.objective import classification
 from resnet_jax.training.optimizers import optimizer_named
 from resnet_jax.training.ordered_sum import sum_in_order
 from resnet_jax.training.state import Progress, TrainState
@@ -69,7 +70,9 @@ def trained(devices, run, *, slices=1, streamed=False, ordered=True, steps=3):
     model = create_model("cifar_resnet8", stage_sizes=(1, 1), width=8, bn_group_size=GROUP, **options)
     optimizer, schedule = optimizer_named(settings.pop("optimizer"), **settings), schedules.constant(0.05)
     state = TrainState.create(initialize(model, jax.random.key(0), SHAPE), optimizer, schedule, ema=True)
-    step = make_train_step(model, optimizer, schedule, seed=0, ema_decay=0.9, ordered=ordered, mesh=mesh)
+    step = make_train_step(
+        classification(model), optimizer, schedule, seed=0, ema_decay=0.9, ordered=ordered, mesh=mesh
+    )
     jitted, arguments = arguments_of_steps(mesh, steps, streamed=streamed)
     carried, call, seen = replicate((state, Progress.zero()), mesh), jitted(step), []
     for some in arguments:
@@ -173,4 +176,4 @@ def test_ordered_needs_a_mesh_groups_and_no_accumulation(changes):
     model = create_model("cifar_resnet8", bn_group_size=options.pop("group"))
     optimizer = optimizer_named(**{"name": "sgd", **{k: v for k, v in PAPER.items() if k != "optimizer"}})
     with pytest.raises(ValueError, match="ordered=True needs a mesh, a bn_group_size and accumulation_steps=1, not"):
-        make_train_step(model, optimizer, schedules.constant(0.1), seed=0, ordered=True, **options)
+        make_train_step(classification(model), optimizer, schedules.constant(0.1), seed=0, ordered=True, **options)

@@ -1,4 +1,4 @@
-"""Data sets on disk: any TFDS image-classification set, as ArrayRecord or TFRecord, read without TensorFlow."""
+"""Data sets on disk: any TFDS set of images with classes, as ArrayRecord or TFRecord, read without TensorFlow."""
 
 import difflib
 import hashlib
@@ -17,6 +17,8 @@ _CHANNELS = (1, 3)
 # Ways to prepare a set that is then called otherwise.
 _NO_NAMES = ("image_folder", "tfds_folder")
 FILE_FORMATS = ("array_record", "tfrecord")
+# Features that can hold the classes, and what a set is then called.
+LABELS = {"label": "image-classification set", "objects/label": "set of images with boxes"}
 
 
 @dataclass(frozen=True)
@@ -44,18 +46,19 @@ class DatasetInfo:
     directory: Path
 
 
-def dataset_info(name: str, *, data_dir: PathLike | None = None) -> DatasetInfo:
+def dataset_info(name: str, *, data_dir: PathLike | None = None, label: str = "label") -> DatasetInfo:
     """Describes the newest version of a data set under `data_dir`; `digits` is made on first use.
 
     Args:
       name: the data set's name, or "NAME/CONFIG" for one of a set's configurations.
       data_dir: where data sets live, which may be read-only; None is TFDS's default, the environment variable
         TFDS_DATA_DIR or else ~/tensorflow_datasets.
+      label: the feature that holds classes, one of `LABELS`; that of a sequence is named after a slash.
 
     Raises:
       FileNotFoundError: there is no such data set; the message says where it was sought and how to make it.
-      ValueError: a malformed name, a set without the features `image` (8-bit, 1 or 3 channels) and `label`
-        (a class), or one that is stored in another form than ArrayRecord or TFRecord.
+      ValueError: a malformed name, a set without the features `image` (8-bit, 1 or 3 channels) and that of
+        `label` (a class), or one that is stored in another form than ArrayRecord or TFRecord.
     """
     if not re.fullmatch(r"[A-Za-z]\w*(/\w[\w.\-]*)?", name):
         raise ValueError(f"name={name!r} is not the name of a data set: allowed are NAME and NAME/CONFIG")
@@ -65,7 +68,7 @@ def dataset_info(name: str, *, data_dir: PathLike | None = None) -> DatasetInfo:
         directory = prepare("digits", data_dir=data_dir)
     if directory is None:
         raise FileNotFoundError(_missing_message(name, data_dir))
-    return _describe(name, directory)
+    return _describe(name, directory, label)
 
 
 def split_size(info: DatasetInfo, split: str) -> int:
@@ -123,7 +126,7 @@ def _newest_version(folder: Path) -> Path | None:
     )
 
 
-def _describe(name: str, directory: Path) -> DatasetInfo:
+def _describe(name: str, directory: Path, label_name: str) -> DatasetInfo:
     try:
         info = builder_of(directory).info
     # Of the description's own format, too, whose errors have no base but this one.
@@ -134,11 +137,11 @@ def _describe(name: str, directory: Path) -> DatasetInfo:
             f"data set {name!r} in {directory} cannot be opened: {error}; copy it anew, or make it again"
         ) from error
     features = dict(info.features.items())
-    image, label = features.get("image"), features.get("label")
+    image, label = features.get("image"), _inner(features, label_name)
     if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
         raise ValueError(
-            f"data set {name!r} in {directory} is no image-classification set: it needs the features 'image' "
-            f"(Image) and 'label' (ClassLabel), and has {', '.join(sorted(features))}"
+            f"data set {name!r} in {directory} is no {LABELS[label_name]}: it needs the features 'image' "
+            f"(Image) and {label_name!r} (ClassLabel), and has {', '.join(sorted(features))}"
         )
     if image.np_dtype != np.uint8 or image.shape[-1] not in _CHANNELS:
         raise ValueError(
@@ -162,6 +165,16 @@ def _describe(name: str, directory: Path) -> DatasetInfo:
         file_format=readable[0],
         directory=directory,
     )
+
+
+def _inner(features: dict[str, Any], name: str) -> Any:
+    """A feature, or that of a sequence after a slash; None where there is none."""
+    outer, _, inner = name.partition("/")
+    found = features.get(outer)
+    if not inner:
+        return found
+    members = getattr(found, "feature", None)
+    return dict(members.items()).get(inner) if isinstance(members, tfds.features.FeaturesDict) else None
 
 
 def _missing_message(name: str, data_dir: Path) -> str:

@@ -19,6 +19,8 @@ _COUNTING_THREADS = 16
 
 # Small records take a tenth of the time when many are read at once: one alone may unpack a whole group of them.
 _READ_AT_ONCE = 1000
+# Where sets keep the name of an image's file.
+FILE_NAMES = ("file_name", "image/filename")
 
 T = TypeVar("T")
 
@@ -64,8 +66,8 @@ class Examples:
         return self._example(index)
 
     def _example(self, index: int, record: bytes | None = None) -> Example:
-        fields = self._fields(index, record)
-        images, labels = fields["image"].bytes_list.value, _numbers(fields["label"])
+        fields = self.fields(index, record)
+        images, labels = fields["image"].bytes_list.value, numbers(fields["label"])
         if len(images) != 1:
             raise UndecodableImage(f"{self._place(index)}: its record is damaged: {len(images)} images in it, not one")
         label = labels[0] if len(labels) == 1 else labels
@@ -84,9 +86,10 @@ class Examples:
     def where(self, index: int) -> str:
         """Names an example in a message: data set, split, index, and its file's name if the set keeps it."""
         try:
-            names = self._fields(index)["file_name"].bytes_list.value
+            fields = self.fields(index)
+            names = [name for key in FILE_NAMES for name in fields[key].bytes_list.value]
         except UndecodableImage:
-            names = ()
+            names = []
         return self._place(index) + "".join(f" ({name.decode(errors='replace')})" for name in names)
 
     def decoded(self, index: int, decode: Callable[[bytes], T]) -> tuple[T, int]:
@@ -121,7 +124,12 @@ class Examples:
                 return self._records.__getitems__(list(indices))
         return [None] * len(indices)
 
-    def _fields(self, index: int, record: bytes | None = None) -> Mapping[str, Any]:
+    def fields(self, index: int, record: bytes | None = None) -> Mapping[str, Any]:
+        """A record as TFDS stores it: each feature by its name, objects/label for one of a sequence.
+
+        Raises:
+          UndecodableImage: the record is damaged.
+        """
         # As protocol buffers: TFDS's own reader would make 1 of a label that is stored as 1.7.
         try:
             record = self._records[index] if record is None else record
@@ -164,7 +172,7 @@ def _records_in(name: str) -> str:
     return f"{count} records"
 
 
-def _numbers(field: Any) -> list[Any]:
+def numbers(field: Any) -> list[Any]:
     """What a field of a record holds, of whatever kind."""
     kind = field.WhichOneof("kind")
     return [] if kind is None else list(getattr(field, kind).value)

@@ -14,10 +14,8 @@ from resnet_jax.data.batch import Batch
 from resnet_jax.data.device_augment import Prepare
 from resnet_jax.data.resident import BatchAt, ResidentData
 from resnet_jax.distributed import replicated, split_batch
-from resnet_jax.evaluation.metrics import classification_sums
-from resnet_jax.models.resnet import ResNet
 from resnet_jax.random_keys import Seed, named_key
-from resnet_jax.training.losses import loss_named
+from resnet_jax.training.objective import Objective
 from resnet_jax.training.ordered_sum import sum_in_order
 from resnet_jax.training.schedules import Schedule
 from resnet_jax.training.sharding import collect, distribute, lay_out
@@ -27,13 +25,11 @@ TrainStep = Callable[[TrainState, Progress, Batch], tuple[TrainState, Progress]]
 
 
 def make_train_step(
-    model: ResNet,
+    objective: Objective,
     optimizer: optax.GradientTransformation,
     schedule: Schedule,
     *,
     seed: Seed,
-    loss: str = "softmax",
-    label_smoothing: float = 0.0,
     ema_decay: float = 0.0,
     accumulation_steps: int = 1,
     sharding: str = "none",
@@ -43,77 +39,68 @@ def make_train_step(
     """Returns the pure function (state, progress, batch) -> (state, progress) of one update.
 
     The loss is the mean over the batch's weights. Where it or any gradient is not finite, nothing but the step count
-    changes: not the parameters, the statistics, the averages, the optimizer nor the schedule. The progress counts
-    softmax cross-entropy and errors against `batch.label`, whatever the loss, the smoothing and the mixing.
+    changes: not the parameters, the statistics, the averages, the optimizer nor the schedule.
 
     Args:
-      model: what to train.
+      objective: what to make smaller.
       optimizer: its updates are multiplied by the schedule's rate.
       schedule: of the learning rate.
-      seed: of dropout.
-      loss: a name in `LOSSES`.
-      label_smoothing: share of the target spread evenly over all classes.
+      seed: of what is drawn, such as dropout.
       ema_decay: of the moving averages that a state made with `ema=True` carries, see `TrainState.averaged`.
       accumulation_steps: parts that a batch is worked through in, where the whole needs too much memory. The update
-        is the whole batch's, but for rounding and dropout: statistics are those of the same groups of
-        `model.bn_group_size` examples, and the running ones move once, towards the average over all groups.
-      ordered: work through each group of `model.bn_group_size` examples by itself and add the groups in one order, so
+        is the whole batch's, but for rounding and what is drawn: statistics are those of the same groups of
+        `objective.group_size` examples, and the running ones move once, towards the average over all groups.
+      ordered: work through each group of `objective.group_size` examples by itself and add the groups in one order, so
         that no bit of the state depends on how many devices and processes share the batch, see `sum_in_order`. The
-        update is the whole batch's, but for rounding and dropout. Needs the mesh, and no accumulation.
+        update is the whole batch's, but for rounding and what is drawn. Needs the mesh, and no accumulation.
       sharding: what is divided among the devices, see `state_shardings`.
       mesh: devices that share the batch, which several parts and a divided state have to know; None is one device.
 
     Raises:
-      ValueError: for an unknown loss; for `ordered` without what it needs. From the function: for a batch that
-        does not split into the parts; for an `ema_decay` and a state without averages.
+      ValueError: for `ordered` without what it needs. From the function: for a batch that does not split into the
+        parts; for an `ema_decay` and a state without averages.
     """
-    sum_losses, dropout_key = loss_named(loss), named_key(seed, "dropout")
-    if ordered and (mesh is None or model.bn_group_size is None or accumulation_steps != 1):
+    # By the name that it had when dropout was all that was drawn, so that old runs go on alike.
+    drawing_key, group_size = named_key(seed, "dropout"), objective.group_size
+    if ordered and (mesh is None or group_size is None or accumulation_steps != 1):
         raise ValueError(
             "ordered=True needs a mesh, a bn_group_size and accumulation_steps=1, not "
-            f"mesh={mesh}, bn_group_size={model.bn_group_size}, accumulation_steps={accumulation_steps}"
+            f"mesh={mesh}, bn_group_size={group_size}, accumulation_steps={accumulation_steps}"
         )
 
     def differentiate(state: TrainState, batch: Batch, weight: Array, key: Array):
         """Loss over `weight`, sums and running statistics of a batch or a part of one, and the loss's gradients."""
 
-        def objective(params):
-            logits, updated = model.apply(
-                {"params": params, "batch_stats": state.batch_stats},
-                batch.image,
-                train=True,
-                mutable=["batch_stats"],
-                rngs={"dropout": key},
-            )
-            options = {"label_smoothing": label_smoothing, "partner_labels": batch.partner_label, "shares": batch.share}
-            total = sum_losses(logits, batch.label, batch.weight, **options)
-            return total / weight, (logits, updated.get("batch_stats", {}))
+        def mean_loss(params):
+            variables = {"params": params, "batch_stats": state.batch_stats}
+            total, sums, batch_stats = objective.losses(variables, batch, key)
+            return total / weight, (sums, batch_stats)
 
         params = collect(state.params, mesh, sharding)
-        (mean_loss, (logits, batch_stats)), gradients = jax.value_and_grad(objective, has_aux=True)(params)
-        return mean_loss, classification_sums(logits, batch.label, batch.weight), batch_stats, gradients
+        (loss, (sums, batch_stats)), gradients = jax.value_and_grad(mean_loss, has_aux=True)(params)
+        return loss, sums, batch_stats, gradients
 
     def train_step(state: TrainState, progress: Progress, batch: Batch) -> tuple[TrainState, Progress]:
         if ema_decay and not state.ema:
             raise ValueError(f"ema_decay={ema_decay}: the state carries no averages; create it with ema=True")
-        key = jax.random.fold_in(dropout_key, state.step)
+        key = jax.random.fold_in(drawing_key, state.step)
         # A batch without a readable image is no reason to divide by 0.
         weight = jnp.maximum(jnp.sum(batch.weight), 1.0)
         unreadable = jnp.sum(batch.weight == 0, dtype=jnp.int32)
         if ordered:
-            assert mesh is not None and model.bn_group_size is not None
+            assert mesh is not None and group_size is not None
             mean_loss, sums, batch_stats, gradients = sum_in_order(
                 lambda group, index: differentiate(state, group, weight, jax.random.fold_in(key, index)),
                 batch,
-                group_size=model.bn_group_size,
+                group_size=group_size,
                 mesh=mesh,
             )
-            groups = batch.weight.shape[0] // model.bn_group_size
+            groups = batch.weight.shape[0] // group_size
             batch_stats = jax.tree.map(lambda total: total / groups, batch_stats)
         elif accumulation_steps == 1:
             mean_loss, sums, batch_stats, gradients = differentiate(state, batch, weight, key)
         else:
-            parts = _cut(batch, accumulation_steps, mesh, model)
+            parts = _cut(batch, accumulation_steps, mesh, group_size)
             mean_loss, sums, batch_stats, gradients = _add_up(
                 lambda part, index: differentiate(state, part, weight, jax.random.fold_in(key, index)), parts
             )
@@ -129,7 +116,7 @@ def make_train_step(
         new = state.replace(
             params=jax.tree.map(lambda w, v: w - rate * v, state.params, directions),
             # A mean of constants is not always the constant: the sum was rounded.
-            batch_stats=state.batch_stats if model.norm == "frozen" else batch_stats,
+            batch_stats=batch_stats if objective.learns_statistics else state.batch_stats,
             opt_state=opt_state,
             schedule_state=schedule.after_step(state.schedule_state, state.step, sums.errors_top1, sums.count),
         )
@@ -156,13 +143,12 @@ def all_finite(gradients: Any) -> Array:
     return jnp.isfinite(jnp.concatenate(squares)).all()
 
 
-def _cut(batch: Batch, parts: int, mesh: Mesh | None, model: ResNet) -> Batch:
+def _cut(batch: Batch, parts: int, mesh: Mesh | None, group: int | None) -> Batch:
     """The batch as [parts, batch / parts, ...], each part spread over all devices and made of whole groups.
 
     Every device cuts its own rows, so that nothing moves between devices.
     """
-    size, devices = batch.image.shape[0], 1 if mesh is None else mesh.size
-    group = 1 if model.norm == "frozen" else model.bn_group_size
+    size, devices = batch.weight.shape[0], 1 if mesh is None else mesh.size
     if parts < 1 or size % (parts * devices):
         raise ValueError(
             f"accumulation_steps={parts} and {devices} devices do not divide the batch of {size} examples; "

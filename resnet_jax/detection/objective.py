@@ -1,0 +1,124 @@
+"""The loss of images with boxes: approximate joint training, in which proposals are constants (Ren et al. 2015)."""
+
+from typing import Any, NamedTuple
+
+import flax
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from resnet_jax.detection.faster_rcnn import FasterRcnn, Level
+from resnet_jax.detection.losses import DetectionSums, anchor_losses, image_loss, region_losses
+from resnet_jax.detection.rpn import Proposals, propose
+from resnet_jax.detection.settings import AnchorSampling, Proposing, RegionSampling
+from resnet_jax.detection.targets import Truth, anchor_targets, region_targets
+from resnet_jax.models.dense import Sizes
+from resnet_jax.random_keys import Seed, named_key
+from resnet_jax.training.objective import Objective
+
+
+class BoxBatch(flax.struct.PyTreeNode):
+    """Normalised images, padded at the bottom and right, and their objects.
+
+    Attributes:
+      image: [n, h, w, c].
+      sizes: [n, 2], height and width of each without its padding, in pixels.
+      truth: `Truth`, of arrays [n, ...].
+      weight: 1 for an image, 0 for padding, float32 [n].
+      position: of each image among all that the run trains on, int32 [n]; what is drawn for it depends on nothing else.
+    """
+
+    image: Any
+    sizes: Any
+    truth: Truth
+    weight: Any
+    position: Any
+
+
+class Sampling(NamedTuple):
+    """How a training step chooses what it looks at.
+
+    Attributes:
+      proposing: of the proposals.
+      anchors: of the anchors.
+      regions: of the proposals and objects.
+      beta: of the regions' smooth L1 loss.
+    """
+
+    proposing: Proposing = Proposing(before=12000, after=2000)
+    anchors: AnchorSampling = AnchorSampling()
+    regions: RegionSampling = RegionSampling()
+    beta: float = 1.0
+
+
+def detection(detector: FasterRcnn, sampling: Sampling, *, seed: Seed) -> Objective:
+    """Proposals and regions trained together; batches are `BoxBatch`. Of each image the loss is `image_loss`.
+
+    Args:
+      detector: the net.
+      sampling: of anchors and regions.
+      seed: of the sampling.
+    """
+    sampling_key = named_key(seed, "sampling")
+
+    def losses(variables, batch: BoxBatch, key):
+        keys = jax.vmap(lambda position: jax.random.fold_in(sampling_key, position))(batch.position)
+        of_images = detection_losses(detector, variables, batch, keys, sampling, dropout_key=key)
+        sums = DetectionSums(*(jnp.sum(jnp.where(batch.weight > 0, each, 0.0) * batch.weight) for each in of_images))
+        return sums.loss, sums, variables["batch_stats"]
+
+    return Objective(losses, DetectionSums.zero(), group_size=1, learns_statistics=False)
+
+
+def detection_losses(
+    detector: FasterRcnn, variables: dict, batch: BoxBatch, keys: Array, sampling: Sampling, *, dropout_key: Array
+) -> DetectionSums:
+    """The sums of each image, arrays [n].
+
+    Args:
+      detector: the net.
+      variables: of it, {"params", "batch_stats"}.
+      batch: the images.
+      keys: [n], of what is drawn for each image.
+      sampling: of anchors and regions.
+      dropout_key: of the tail's dropout, where there is any.
+    """
+    # What `apply` returns depends on its arguments, which no type says.
+    features: Any = detector.apply(variables, batch.image, batch.sizes, method="features")
+    outputs: Any = detector.apply(variables, features, method="proposing")
+    logits, offsets = outputs
+    anchors = detector.all_anchors(features)
+
+    def of_anchors(key, logits, offsets, truth, size):
+        targets = anchor_targets(jax.random.fold_in(key, 0), anchors, truth, size, sampling.anchors)
+        return anchor_losses(logits, offsets, targets)
+
+    def of_regions(key, proposals, truth):
+        return region_targets(jax.random.fold_in(key, 1), proposals, truth, sampling.regions)
+
+    found = jax.vmap(of_anchors)(keys, logits, offsets, batch.truth, batch.sizes)
+    proposals = jax.lax.stop_gradient(propose_all(logits, offsets, anchors, batch.sizes, sampling.proposing))
+    targets = jax.vmap(of_regions)(keys, proposals, batch.truth)
+    classified: Any = detector.apply(
+        variables,
+        [Level(features, batch.sizes)],
+        targets.boxes,
+        batch.sizes,
+        train=True,
+        method="classify",
+        rngs={"dropout": dropout_key},
+    )
+    scores, boxes = classified
+    found |= jax.vmap(lambda *own: region_losses(*own, beta=sampling.beta))(scores, boxes, targets)
+    return DetectionSums(loss=image_loss(found), images=jnp.ones(len(features)), **found)
+
+
+def propose_all(
+    logits: Float[Array, "n a"],
+    offsets: Float[Array, "n a 4"],
+    anchors: Float[Array, "a 4"],
+    sizes: Sizes,
+    settings: Proposing,
+) -> Proposals:
+    """The proposals of each image of a batch, see `propose`."""
+    return jax.vmap(lambda *own: propose(own[0], own[1], anchors, own[2], settings))(logits, offsets, sizes)

@@ -1,0 +1,144 @@
+"""Detections of a batch of images, with the paper's improvements (appendix B), each of which can be left out."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from resnet_jax.detection.boxes import clip, decode
+from resnet_jax.detection.faster_rcnn import FasterRcnn, Level
+from resnet_jax.detection.nms import Detections, suppress_by_class, vote
+from resnet_jax.detection.objective import propose_all
+from resnet_jax.detection.settings import REGION_WEIGHTS, Detecting, Proposing
+from resnet_jax.models.dense import Sizes
+
+
+class DetectionProtocol(NamedTuple):
+    """How images are tested.
+
+    Attributes:
+      proposing: of the proposals.
+      detecting: of the detections.
+      refinement: classify the regressed boxes, too, and take both.
+      voting: least overlap of the boxes whose mean, weighted by their scores, replaces a detection's; None: no voting.
+    """
+
+    proposing: Proposing = Proposing()
+    detecting: Detecting = Detecting()
+    refinement: bool = False
+    voting: float | None = None
+
+
+class Member(NamedTuple):
+    """A detector with its variables; several are an ensemble."""
+
+    detector: FasterRcnn
+    variables: dict
+
+
+class Scaled(NamedTuple):
+    """The images of a batch at another scale, and their heights and widths there."""
+
+    images: Array
+    sizes: Array
+
+
+class Regions(NamedTuple):
+    """Classified regions of each image.
+
+    Attributes:
+      boxes: [n, r, c, 4], for each class, in pixels.
+      scores: [n, r, c], probabilities of the classes.
+      valid: [n, r].
+    """
+
+    boxes: Array
+    scores: Array
+    valid: Array
+
+
+def detect(
+    members: Sequence[Member],
+    images: Float[Array, "n h w c"],
+    sizes: Sizes,
+    protocol: DetectionProtocol,
+    *,
+    pyramid: Sequence[Scaled] = (),
+) -> Detections:
+    """The detections of each image, best first.
+
+    Of an ensemble all members propose, and each classifies all proposals: probabilities and boxes are averaged.
+
+    Args:
+      members: one or more, with the same classes.
+      images: normalised, padded at the bottom and right.
+      sizes: height and width of each without its padding, in pixels.
+      protocol: how.
+      pyramid: the same images at other scales, by rising scale, at which regions are classified instead (appendix B:
+        200, 400, 600, 800 and 1000 pixels); proposals come from `images`.
+
+    Returns:
+      Arrays [n, count, ...], in pixels of these images.
+    """
+    sizes = jnp.asarray(sizes)
+    features: list[Any] = [net.apply(variables, images, sizes, method="features") for net, variables in members]
+    boxes, valid = _proposed(members, features, sizes, protocol.proposing)
+    levels = [[Level(own, sizes)] for own in features]
+    if pyramid:
+        levels = [[_level(member, scaled) for scaled in pyramid] for member in members]
+    regions = _classified(members, levels, boxes, valid, sizes)
+    if protocol.refinement:
+        refined = _classified(members, levels, _best_boxes(regions), valid, sizes)
+        regions = Regions(*(jnp.concatenate(both, axis=1) for both in zip(regions, refined, strict=True)))
+    return jax.vmap(lambda *own: _choose(Regions(*own), protocol))(*regions)
+
+
+def _proposed(members, features, sizes, settings: Proposing) -> tuple[Array, Array]:
+    """Boxes [n, r, 4] of all members, and whether they are valid."""
+    found = []
+    for (net, variables), shared in zip(members, features, strict=True):
+        logits, offsets = net.apply(variables, shared, method="proposing")
+        found.append(propose_all(logits, offsets, net.all_anchors(shared), sizes, settings))
+    boxes, valid = ([getattr(each, name) for each in found] for name in ("boxes", "valid"))
+    return jnp.concatenate(boxes, axis=1), jnp.concatenate(valid, axis=1)
+
+
+def _level(member: Member, scaled: Scaled) -> Level:
+    features: Any = member.detector.apply(member.variables, scaled.images, scaled.sizes, method="features")
+    return Level(features, jnp.asarray(scaled.sizes))
+
+
+def _classified(members, levels, boxes: Array, valid: Array, sizes: Array) -> Regions:
+    """Means of the members' probabilities and boxes."""
+    found = []
+    for (net, variables), own in zip(members, levels, strict=True):
+        logits, offsets = net.apply(variables, own, boxes, sizes, method="classify")
+        moved = decode(offsets, boxes[:, :, None], REGION_WEIGHTS)
+        found.append((jax.vmap(clip)(moved, sizes), jax.nn.softmax(logits)[..., 1:]))
+    moved, scores = (sum(each) / len(members) for each in zip(*found, strict=True))
+    return Regions(moved, scores, valid)
+
+
+def _best_boxes(regions: Regions) -> Array:
+    """Of each region the box of its most probable class, [n, r, 4]."""
+    best = regions.scores.argmax(-1)[..., None, None]
+    return jnp.take_along_axis(regions.boxes, best, axis=2)[:, :, 0]
+
+
+def _choose(regions: Regions, protocol: DetectionProtocol) -> Detections:
+    """The detections of one image."""
+    settings = protocol.detecting
+    valid = regions.valid[:, None] & (regions.scores > settings.score)
+    found = suppress_by_class(regions.boxes, regions.scores, valid, threshold=settings.threshold, count=settings.most)
+    if protocol.voting is None:
+        return found
+    threshold = protocol.voting
+
+    def voted(box, label):
+        own = regions.boxes[:, label], regions.scores[:, label], valid[:, label]
+        return vote(box[None], *own, threshold=threshold)[0]
+
+    boxes = jax.vmap(voted)(found.boxes, found.labels)
+    return found._replace(boxes=jnp.where(found.valid[:, None], boxes, found.boxes))
