@@ -24,7 +24,7 @@ Result:   the paper's test errors in %, one run each (Table 6): resnet20 8.75, r
 from ml_collections import ConfigDict
 
 from resnet_jax.config import base_config
-from resnet_jax.config_keys import unknown
+from resnet_jax.config_rules import unknown
 
 VARIANTS = {
     "resnet20": "cifar_resnet20",

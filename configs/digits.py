@@ -15,7 +15,7 @@ Result:   the quick start is to end with a test error of at most 2.0 %; the pape
 from ml_collections import ConfigDict
 
 from resnet_jax.config import base_config
-from resnet_jax.config_keys import unknown
+from resnet_jax.config_rules import unknown
 
 VARIANTS = {
     "resnet20": "cifar_resnet20",

@@ -35,7 +35,7 @@ Result:   the paper's errors in %, validation, 10-crop: top-1 plain18 27.94, res
 from ml_collections import ConfigDict
 
 from resnet_jax.config import base_config
-from resnet_jax.config_keys import unknown
+from resnet_jax.config_rules import unknown
 
 NETS = {
     "plain18": ("plain18", None),

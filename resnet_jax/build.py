@@ -1,13 +1,10 @@
-"""From a resolved config to the parts of a run: the map of the system, one line per part."""
+"""From a config of classification to the parts of a run: the map of the system, one line per part."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import jax
-import optax
 from jax.sharding import Mesh
-from ml_collections import FrozenConfigDict
 
 from resnet_jax import config as configs
 from resnet_jax.data.arrays import ImageArrays, content_digest, load_arrays
@@ -15,76 +12,25 @@ from resnet_jax.data.augment import TrainView
 from resnet_jax.data.datasets import DatasetInfo, data_manifest, dataset_info, split_size
 from resnet_jax.data.device_augment import make_prepare
 from resnet_jax.data.examples import Examples
-from resnet_jax.data.feeds import Feed, ResidentFeed, StreamedFeed
+from resnet_jax.data.feeds import ResidentFeed, StreamedFeed
 from resnet_jax.data.input_description import InputDescription, describe_input
 from resnet_jax.data.resident import BatchAt, ResidentData, make_batch_at
 from resnet_jax.data.statistics import PixelStatistics, describe_streamed_input, statistics_of
 from resnet_jax.data.streaming import TrainBatches
-from resnet_jax.distributed import data_mesh, local_rows, place, replicate
+from resnet_jax.distributed import data_mesh, local_rows, replicate
+from resnet_jax.evaluation.metrics import Sums
 from resnet_jax.models.registry import create_model, initialize
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.summary import summarize
-from resnet_jax.random_keys import Seed, named_key
-from resnet_jax.training import schedules
+from resnet_jax.parts import Parts, build_optimizer, build_schedule, build_update
+from resnet_jax.random_keys import Seed
 from resnet_jax.training.objective import classification
-from resnet_jax.training.optimizers import optimizer_named
-from resnet_jax.training.schedules import Schedule
 from resnet_jax.training.seeds import Seeds
-from resnet_jax.training.sharding import state_shardings
-from resnet_jax.training.state import Progress, TrainState
-from resnet_jax.training.steps import TrainStep, make_resident_step, make_streamed_step, make_train_step
+from resnet_jax.training.state import TrainState
+from resnet_jax.training.steps import TrainStep, make_resident_step, make_streamed_step
 from resnet_jax.training.steps_per_call import steps_per_call
 
 Split = ResidentData | Examples
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a run is made of.
-
-    Attributes:
-      config: resolved.
-      data: digests of the data set's files, see `data_manifest`, and of a resident training split, see
-        `content_digest`.
-      input: what the net expects of its input.
-      mesh: the devices.
-      seeds: of the run.
-      model: the net.
-      optimizer: without the learning rate.
-      schedule: of the learning rate.
-      splits: what is tested, by name: "train", "test", and "validation" where there is one.
-      feed: the training batches, or what they are made from on the devices.
-      make_call: (updates per call) -> the jitted call (state, progress, *feed's arguments) -> (state, progress).
-      steps_per_call: the most updates that one call may make.
-    """
-
-    config: FrozenConfigDict
-    data: str
-    input: InputDescription
-    mesh: Mesh
-    seeds: Seeds
-    model: ResNet
-    optimizer: optax.GradientTransformation
-    schedule: Schedule
-    splits: dict[str, Split]
-    feed: Feed
-    make_call: Callable[[int], Any]
-    steps_per_call: int
-
-    def initial_variables(self) -> dict:
-        """Parameters and statistics of each seed before step 1, as this process makes them by itself."""
-        keys = [named_key(seed, "parameters") for seed in self.seeds.numbers]
-        return self.seeds.join([initialize(self.model, key, self.input.image_shape) for key in keys])
-
-    def initial_state(self, variables: dict | None = None) -> TrainState:
-        """The state before step 1, of these variables or the initial ones, on all devices as `train.sharding` says."""
-        variables = self.initial_variables() if variables is None else variables
-        state = self.seeds.over(lambda own: build_state(self.config, own))(variables)
-        return place(state, state_shardings(state, self.mesh, self.config.train.sharding))
-
-    def initial_progress(self) -> Progress:
-        """Nothing seen yet, by any seed."""
-        return replicate(self.seeds.join([Progress.zero() for _ in self.seeds.numbers]), self.mesh)
 
 
 def build(config: Any) -> Parts:
@@ -95,6 +41,8 @@ def build(config: Any) -> Parts:
       FileNotFoundError: if the data set is not there; the message says how to prepare it.
     """
     configs.check(config)
+    if config.task != "classification":
+        raise ValueError(f"task={config.task}: must be classification here")
     info = dataset_info(config.data.name, data_dir=config.data.data_dir)
     check_classes(config, info)
     train_examples = split_size(info, config.data.train_split)
@@ -111,11 +59,14 @@ def build(config: Any) -> Parts:
         )
     model = build_model(config, num_classes=info.num_classes)
     parts = {"resident": _resident_parts, "streamed": _streamed_parts}[config.data.pipeline](config, info, mesh)
+    image_shape = parts["input"].image_shape
     return Parts(
         config=config,
         mesh=mesh,
         seeds=Seeds(config.seed, config.num_seeds),
         model=model,
+        initialize=lambda key: initialize(model, key, image_shape),
+        zero=Sums.zero(),
         optimizer=build_optimizer(config),
         schedule=build_schedule(config),
         make_call=build_calls(config, model, parts["input"], mesh),
@@ -195,18 +146,9 @@ def build_calls(config: Any, model: ResNet, input: InputDescription, mesh: Mesh)
 
 
 def build_train_step(config: Any, model: ResNet, mesh: Mesh, *, seed: Seed) -> TrainStep:
-    """One update as `config.train` and its neighbours describe it, see `make_train_step`."""
-    return make_train_step(
-        classification(model, loss=config.train.loss, label_smoothing=config.train.label_smoothing),
-        build_optimizer(config),
-        build_schedule(config),
-        seed=seed,
-        ema_decay=config.train.ema_decay,
-        accumulation_steps=config.train.accumulation_steps,
-        ordered=config.train.determinism == "topology",
-        sharding=config.train.sharding,
-        mesh=mesh,
-    )
+    """One update of a classification net, see `build_update`."""
+    objective = classification(model, loss=config.train.loss, label_smoothing=config.train.label_smoothing)
+    return build_update(config, objective, build_optimizer(config), mesh, seed=seed)
 
 
 def build_state(config: Any, variables: dict) -> TrainState:
@@ -286,11 +228,6 @@ def _net_options(config: Any) -> dict[str, Any]:
     return {key: value for key, value in config.model.items() if key not in named and value is not None}
 
 
-def build_optimizer(config: Any) -> optax.GradientTransformation:
-    """The optimizer that `config.optimizer` describes."""
-    return optimizer_named(**config.optimizer)
-
-
 def build_batches(config: Any, input: InputDescription, mesh: Mesh, *, seed: Seed) -> BatchAt:
     """The training batches that `config.data` describes."""
     return make_batch_at(
@@ -308,27 +245,6 @@ def build_batches(config: Any, input: InputDescription, mesh: Mesh, *, seed: See
         mixup_alpha=config.data.mixup,
         cutmix_alpha=config.data.cutmix,
     )
-
-
-def build_schedule(config: Any) -> Schedule:
-    """The schedule that `config.schedule` describes, its durations taken from `config.steps`."""
-    c, steps = config.schedule, config.steps
-    rate = configs.learning_rate(configs.flatten(config))
-    schedule = {
-        "constant": lambda: schedules.constant(rate),
-        "piecewise": lambda: schedules.piecewise(rate, boundaries=steps.boundaries, factor=c.factor),
-        "cosine": lambda: schedules.cosine(rate, total=steps.total, start=steps.warmup),
-        "plateau": lambda: schedules.plateau(
-            rate, factor=c.factor, patience=c.patience, min_improvement=c.min_improvement
-        ),
-    }[c.name]()
-    if c.warmup == "linear":
-        return schedules.with_linear_warmup(schedule, steps=steps.warmup, start=c.warmup_start)
-    if c.warmup == "until_error":
-        return schedules.with_warmup_until_error(
-            schedule, learning_rate=c.warmup_learning_rate, error=c.warmup_error, window=c.warmup_window
-        )
-    return schedule
 
 
 def to_device(split: ImageArrays, mesh: Mesh) -> ResidentData:

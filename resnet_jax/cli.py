@@ -13,6 +13,7 @@ from resnet_jax import exit_codes
 from resnet_jax.commands import (
     benchmark,
     convert,
+    detect,
     evaluate,
     export,
     measure,
@@ -26,7 +27,7 @@ from resnet_jax.commands import (
 USAGE = "resnet-jax COMMAND [FLAG ...]"
 TRACEBACK = "RESNET_JAX_TRACEBACK"
 # Commands that take --config.SECTION.KEY.
-_WITH_CONFIG = ("train", "benchmark")
+_WITH_CONFIG = ("train", "benchmark", "evaluate", "detect")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -142,7 +143,7 @@ def _dispatch(words: list[str]) -> int:
     if not words or words[0].startswith("-"):
         raise ValueError(f"a command comes first: {', '.join(COMMANDS)}; see resnet-jax --help")
     if words[0] not in COMMANDS:
-        from resnet_jax.config_keys import unknown
+        from resnet_jax.config_rules import unknown
 
         raise ValueError(unknown("command", words[0], COMMANDS))
     name, command = words[0], COMMANDS[words[0]]
@@ -207,7 +208,8 @@ def _split_overrides(words: list[str]) -> tuple[dict[str, str], list[str]]:
 
 
 def _unused(word: str, command: str, parser: argparse.ArgumentParser) -> str:
-    from resnet_jax.config_keys import KEYS, nearest
+    from resnet_jax.config_keys import KEYS
+    from resnet_jax.config_rules import nearest
 
     if not word.startswith("-"):
         return f"unexpected argument {word!r} of {command}; see {parser.prog} --help"
@@ -230,6 +232,7 @@ COMMANDS: dict[str, _Command] = {
     "train": _Command("train a net and test it; a stopped run goes on from its workdir", train.add_flags, train.run),
     "evaluate": _Command("test a trained net on a whole split", evaluate.add_flags, evaluate.run),
     "predict": _Command("classify images with a trained net", predict.add_flags, predict.run),
+    "detect": _Command("draw what a trained detector finds in images", detect.add_flags, detect.run),
     "summarize": _Command("print a net's sizes, parameters, multiply-adds", summarize.add_flags, summarize.run),
     "prepare": _Command("make a data set's folder, without TensorFlow", prepare.add_flags, prepare.run),
     "measure": _Command("compute a training set's mean image and colour components", measure.add_flags, measure.run),

@@ -1,4 +1,4 @@
-"""Configs as a whole: defaults, what contradicts what, and durations in optimizer steps.
+"""Configs as a whole: defaults, what is refused, and durations in optimizer steps.
 
 `check` refuses what is unknown, ill-typed, out of range or contradictory; `resolve` adds what depends on the
 data and the devices, turns durations into optimizer steps, and freezes. No jax here, so that a typing error
@@ -6,20 +6,25 @@ stops at once.
 """
 
 import itertools
-import math
-import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from resnet_jax.config_keys import KEYS, check_value, unknown_key
-from resnet_jax.models.names import settings_of
+from resnet_jax.config_checks import check_divisible, check_together, divisors
+from resnet_jax.config_keys import KEYS, TASKS, check_value, keys_of, unknown_key
+from resnet_jax.config_rules import unknown
 
 
-def base_config() -> ConfigDict:
-    """Returns every key with its default; a config file changes what its recipe changes."""
-    return nest({key: rule.default for key, rule in KEYS.items()})
+def base_config(task: str = "classification") -> ConfigDict:
+    """Returns every key of a task with its default; a config file changes what its recipe changes.
+
+    Raises:
+      ValueError: for an unknown task.
+    """
+    if task not in TASKS:
+        raise ValueError(unknown("task", task, TASKS))
+    return nest({**{key: rule.default for key, rule in keys_of(task).items()}, "task": task})
 
 
 def check(config: ConfigDict) -> None:
@@ -30,13 +35,10 @@ def check(config: ConfigDict) -> None:
         that contradict each other; the message has the key, its value, and what is allowed.
     """
     values = given_values(config)
-    check_names(values)
+    check_names(values, task_of(values))
     for key, value in values.items():
         check_value(key, value)
-    options = config.model.to_dict()
-    settings_of(options.pop("name"), options)
-    _check_contradictions(values)
-    _check_splits(values)
+    check_together(values)
     if "epochs" not in (values["train.unit"], values["schedule.unit"]):
         _derive_steps(values, train_examples=0)
 
@@ -62,11 +64,11 @@ def resolve(config: ConfigDict, *, train_examples: int, device_count: int) -> Fr
         for key, value in given_values(config).items()
     }
     batch_size = values["train.batch_size"]
-    _check_divisible(batch_size, _divisors(values, device_count))
+    check_divisible(batch_size, divisors(values, device_count))
     if batch_size > train_examples:
+        key = {"classification": "data.train_split", "detection": "data.train_sets"}[values["task"]]
         raise ValueError(
-            f"train.batch_size={batch_size}: more than the {train_examples} images of "
-            f"data.train_split={values['data.train_split']!r}"
+            f"train.batch_size={batch_size}: more than the {train_examples} images of {key}={values[key]!r}"
         )
     steps = {**_derive_steps(values, train_examples=train_examples), "steps.train_examples": train_examples}
     return FrozenConfigDict(nest(values | steps))
@@ -80,17 +82,26 @@ def differing_keys(a: ConfigDict, b: ConfigDict) -> list[str]:
 
 def without_places(config: ConfigDict) -> dict[str, Any]:
     """The config as a plain dict, without where one machine keeps the data; for what is published."""
-    return nest(flatten(config) | {"data.data_dir": None, "data.statistics": None}).to_dict()
+    values = flatten(config)
+    return nest(values | {key: None for key in ("data.data_dir", "data.statistics") if key in values}).to_dict()
 
 
-def check_names(keys: Collection[str]) -> None:
-    """Raises ValueError unless the dotted keys are those of `KEYS`."""
+def task_of(values: Mapping[str, Any]) -> str:
+    """The task of a config's values; ValueError for one that there is not."""
+    task = values.get("task", "classification")
+    check_value("task", task)
+    return task
+
+
+def check_names(keys: Collection[str], task: str) -> None:
+    """Raises ValueError unless the dotted keys are those of the task."""
+    known = keys_of(task)
     for key in keys:
-        if key not in KEYS:
-            raise ValueError(unknown_key(key))
-    for key in KEYS:
+        if key not in known:
+            raise ValueError(unknown_key(key, task))
+    for key in known:
         if key not in keys:
-            raise ValueError(f"missing key {key}: start the config file from resnet_jax.config.base_config()")
+            raise ValueError(f"missing key {key}: start the config file from resnet_jax.config.base_config({task!r})")
 
 
 def nest(values: Mapping[str, Any]) -> ConfigDict:
@@ -119,182 +130,6 @@ def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
 def given_values(config: ConfigDict) -> dict[str, Any]:
     """As `flatten`, without the steps that `resolve` adds."""
     return {key: value for key, value in flatten(config).items() if not key.startswith("steps.")}
-
-
-# Several values together
-
-
-def _check_contradictions(values: Mapping[str, Any]) -> None:
-    if values["optimizer.nesterov"] and values["optimizer.momentum"] == 0:
-        raise ValueError("optimizer.nesterov=True: needs optimizer.momentum above 0")
-    if values["optimizer.nesterov"] and values["optimizer.name"] != "sgd":
-        raise ValueError(f"optimizer.nesterov=True: needs optimizer.name=sgd, not {values['optimizer.name']}")
-    parts = values["train.accumulation_steps"]
-    if parts > 1 and values["model.bn_group_size"] is None and values["model.norm"] != "frozen":
-        raise ValueError(
-            f"train.accumulation_steps={parts}: needs model.bn_group_size (32 in the paper), so that batch statistics "
-            "are the same as in one large step"
-        )
-    if values["train.non_finite"] == "stop" and (most := values["train.most_skipped"]) != (
-        KEYS["train.most_skipped"].default
-    ):
-        raise ValueError(f"train.most_skipped={most}: needs train.non_finite=skip, not stop")
-    if values["train.slices"] is not None and values["train.sharding"] == "none":
-        raise ValueError(
-            f"train.slices={values['train.slices']}: needs train.sharding=optimizer or parameters, not none"
-        )
-    if values["train.determinism"] == "topology":
-        if values["model.norm"] == "frozen":
-            raise ValueError(
-                "train.determinism=topology: works by batch norm's groups, which model.norm=frozen has not"
-            )
-        if values["schedule.name"] == "plateau":
-            raise ValueError(
-                "train.determinism=topology: not with schedule.name=plateau, whose drops follow test errors, and those "
-                "may differ by rounding; choose piecewise or cosine"
-            )
-        if values["model.bn_group_size"] is None:
-            raise ValueError(
-                "train.determinism=topology: needs model.bn_group_size (32 in the paper), the examples that are never "
-                "split: at most a device's share of the batch"
-            )
-        if (sharding := values["train.sharding"]) != "none":
-            raise ValueError(
-                f"train.sharding={sharding}: must be none with train.determinism=topology, because norms and averages "
-                "of divided arrays round differently"
-            )
-        if parts > 1:
-            raise ValueError(
-                f"train.accumulation_steps={parts}: must be 1 with train.determinism=topology, which works through a "
-                "device's groups one after the other anyway"
-            )
-    _check_divisible(values["train.batch_size"], _divisors(values, 1))
-    _check_schedule(values)
-    _check_pipeline(values)
-    _check_seeds(values)
-
-
-def _check_seeds(values: Mapping[str, Any]) -> None:
-    count, last = values["num_seeds"], values["seed"] + values["num_seeds"] - 1
-    if count == 1:
-        return
-    below = KEYS["seed"].below
-    if below is not None and last >= below:
-        raise ValueError(f"num_seeds={count}: the last seed would be {last}, and must be below {below}")
-    # A streamed image is decoded for one seed's view of it.
-    for key, needed in (("data.pipeline", "resident"), ("train.sharding", "none")):
-        if (value := values[key]) != needed:
-            raise ValueError(f"num_seeds={count}: needs {key}={needed}, not {value}")
-    if values["train.determinism"] == "topology":
-        raise ValueError(f"num_seeds={count}: must be 1 with train.determinism=topology")
-
-
-def _divisors(values: Mapping[str, Any], device_count: int) -> dict[str, int]:
-    """What the batch size is to be a multiple of, by name."""
-    parts, group = values["train.accumulation_steps"], values["model.bn_group_size"]
-    if parts > 1 or values["train.determinism"] == "topology":
-        # Each device's share of each part holds whole groups.
-        factors = {"devices": device_count, "train.accumulation_steps": parts, "model.bn_group_size": group}
-        factors = {name: factor for name, factor in factors.items() if factor not in (None, 1)}
-        return {" x ".join(factors): math.prod(factors.values())} if factors else {}
-    devices = {"devices": device_count} if device_count > 1 else {}
-    return devices | ({} if group is None else {"model.bn_group_size": group})
-
-
-def _check_schedule(values: Mapping[str, Any]) -> None:
-    warmup, duration, start = (values[f"schedule.{key}"] for key in ("warmup", "warmup_duration", "warmup_start"))
-    if warmup == "linear" and duration == 0:
-        raise ValueError("schedule.warmup=linear: needs schedule.warmup_duration above 0")
-    for key, value in (("warmup_duration", duration), ("warmup_start", start)):
-        if warmup != "linear" and value > 0:
-            raise ValueError(f"schedule.{key}={value}: needs schedule.warmup=linear, not {warmup}")
-    if start > (highest := learning_rate(values)):
-        raise ValueError(
-            f"schedule.warmup_start={start}: must be at most the rate it leads to, {highest:g}; a batch below "
-            "schedule.reference_batch_size needs no warm-up from there: set schedule.warmup_start=0"
-        )
-    if values["schedule.name"] == "piecewise" and not values["schedule.boundaries"]:
-        raise ValueError("schedule.boundaries=(): schedule.name=piecewise needs one; no drop is constant")
-
-
-def learning_rate(values: Mapping[str, Any]) -> float:
-    """The highest learning rate: as given, or, with a reference batch size, in proportion to the batch."""
-    rate, reference = values["schedule.learning_rate"], values["schedule.reference_batch_size"]
-    return rate if reference is None else rate * values["train.batch_size"] / reference
-
-
-_STREAMED = (
-    *("data.statistics", "data.image_size", "data.crop", "data.short_sides", "data.crop_area", "data.crop_aspect"),
-    *("data.resize", "data.pca_std", "data.unreadable", "data.workers"),
-    *("evaluate.image_size", "evaluate.short_side"),
-)
-
-
-def _check_pipeline(values: Mapping[str, Any]) -> None:
-    if values["data.pipeline"] == "resident":
-        # What the base config has means nothing to images that are taken as they are.
-        for key in _STREAMED:
-            if (value := values[key]) != KEYS[key].default:
-                raise ValueError(f"{key}={value}: needs data.pipeline=streamed, not resident")
-        return
-    if (calls := values["train.steps_per_dispatch"]) not in (None, 1):
-        raise ValueError(f"train.steps_per_dispatch={calls}: needs data.pipeline=resident, not streamed")
-    for key, whole, highest in (("short_sides", True, math.inf), ("crop_area", False, 1), ("crop_aspect", False, 1e3)):
-        value = values[f"data.{key}"]
-        kind = "two whole numbers" if whole else "two numbers"
-        if len(value) != 2 or value[0] > value[1] or value[1] > highest or (whole and value != tuple(map(int, value))):
-            limit = f", at most {highest}" if math.isfinite(highest) else ""
-            raise ValueError(f"data.{key}={value}: must be {kind}, the lower one first{limit}")
-    crop, smallest = values["data.image_size"], values["data.short_sides"][0]
-    if values["data.crop"] == "scale" and smallest < crop:
-        raise ValueError(f"data.short_sides={values['data.short_sides']}: must be at least data.image_size={crop}")
-    tested = values["evaluate.image_size"] or crop
-    if values["evaluate.short_side"] < tested:
-        raise ValueError(f"evaluate.short_side={values['evaluate.short_side']}: must be at least the crop of {tested}")
-    if tested != crop and values["data.normalization"] == "pixel_mean":
-        raise ValueError(
-            f"evaluate.image_size={tested}: a mean image has the size of data.image_size={crop}; for two sizes "
-            "choose data.normalization=channel_mean or channel_mean_std"
-        )
-
-
-def _check_divisible(batch_size: int, divisors: Mapping[str, int]) -> None:
-    if all(batch_size % divisor == 0 for divisor in divisors.values()):
-        return
-    multiple = math.lcm(*divisors.values())
-    lower = batch_size // multiple * multiple
-    nearest = f"{lower} and {lower + multiple}" if lower else str(multiple)
-    names = " and ".join(f"{name}={divisor}" for name, divisor in divisors.items())
-    raise ValueError(f"train.batch_size={batch_size}: not divisible by {names}; nearest that are: {nearest}")
-
-
-def _check_splits(values: Mapping[str, Any]) -> None:
-    given = {key: values[f"data.{key}_split"] for key in ("train", "validation", "test")}
-    for (a, left), (b, right) in itertools.combinations(given.items(), 2):
-        if left is not None and right is not None and _overlap(left, right):
-            raise ValueError(
-                f"data.{a}_split={left} and data.{b}_split={right}: must share no image; "
-                "give disjoint parts such as train[:45000] and train[45000:]"
-            )
-
-
-def _overlap(a: str, b: str) -> bool:
-    # What is not of the forms NAME, NAME[i:j] and NAME[i%:j%] is compared as text alone.
-    return a == b or any(
-        left == right and max(left_start, right_start) < min(left_end, right_end)
-        for (left, left_start, left_end), (right, right_start, right_end) in itertools.product(_spans(a), _spans(b))
-    )
-
-
-def _spans(split: str) -> Iterator[tuple[tuple[str, str], float, float]]:
-    for part in split.split("+"):
-        match = re.fullmatch(r"\s*(\w+)(?:\[(\d*)(%?):(\d*)(%?)\])?\s*", part)
-        if match:
-            name, start, start_percent, end, end_percent = match.groups(default="")
-            units = ["percent"] if start_percent + end_percent else ["images"]
-            # A whole split can be compared with part of it in either unit.
-            for unit in units if start + end else ["images", "percent"]:
-                yield (name, unit), float(start or 0), float(end or "inf")
 
 
 # Durations

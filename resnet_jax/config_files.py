@@ -13,8 +13,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from resnet_jax.config import base_config, check, check_names, flatten, given_values, nest
-from resnet_jax.config_keys import nearest, parse_value
+from resnet_jax.config import base_config, check, check_names, flatten, given_values, nest, task_of
+from resnet_jax.config_keys import check_value, parse_value
+from resnet_jax.config_rules import nearest
 
 
 def load_config(reference: str, overrides: Mapping[str, Any] = {}) -> ConfigDict:
@@ -35,8 +36,12 @@ def load_config(reference: str, overrides: Mapping[str, Any] = {}) -> ConfigDict
     """
     values = given_values(_run_config(reference))
     # Before the overrides, so that none of them hides what the file lacks.
-    check_names(values)
-    check_names(values | dict(overrides))
+    task = task_of(values)
+    check_names(values, task)
+    if (other := overrides.get("task", task)) != task:
+        check_value("task", other)
+        raise ValueError(f"task={overrides['task']}: {reference} is of task={task}; name a config of that task")
+    check_names(values | dict(overrides), task)
     changes = {key: parse_value(key, value) if isinstance(value, str) else value for key, value in overrides.items()}
     config = nest(values | changes)
     check(config)
@@ -56,7 +61,8 @@ def from_json(text: str) -> ConfigDict:
     tree = json.loads(text)
     if not isinstance(tree, dict):
         raise ValueError(f"a config in JSON is an object of sections, not {type(tree).__name__}")
-    return nest(flatten(base_config()) | flatten(ConfigDict(tree, type_safe=False)))
+    values = flatten(ConfigDict(tree, type_safe=False))
+    return nest(flatten(base_config(task_of(values))) | values)
 
 
 def _run_config(reference: str) -> ConfigDict:

@@ -1,14 +1,14 @@
-"""The config's keys: what each may hold, how its text is read, and what is said of a wrong one.
+"""The config's keys: their table, which of them a task has, and what is said of a wrong one.
 
 `KEYS` is the single source: defaults, types, ranges, choices and the help text are made from it.
 """
 
-import difflib
-import math
-import operator
-from collections.abc import Callable, Collection, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
+from resnet_jax.config_detection import DETECTION_KEYS
+from resnet_jax.config_rules import Rule, likeness
+
+TASKS = ("classification", "detection")
 UNITS = ("steps", "epochs", "examples")
 NORMALIZATIONS = ("pixel_mean", "channel_mean", "channel_mean_std")
 SCHEDULES = ("constant", "piecewise", "cosine", "plateau")
@@ -23,28 +23,11 @@ DETERMINISM = ("default", "repeatable", "topology")
 SHARDINGS = ("none", "optimizer", "parameters")
 WARMUPS = ("none", "linear", "until_error")
 
-
-class Rule(NamedTuple):
-    """What a key may hold.
-
-    `kind` is int, float (an int is taken too), bool, str, number (int or float) or numbers (a tuple of them);
-    bounds hold for each number of a tuple.
-    """
-
-    kind: str
-    default: Any
-    doc: str
-    choices: tuple[str, ...] | None = None
-    minimum: float | None = None
-    above: float | None = None
-    below: float | None = None
-    none: bool = False
-
-
-KEYS: dict[str, Rule] = {
+_KEYS: dict[str, Rule] = {
+    "task": Rule("str", "classification", "what is trained; it decides which keys there are", TASKS),
     "seed": Rule("int", 0, "gives initial parameters, image order, augmentation", minimum=0, below=2**31),
     "num_seeds": Rule("int", 1, "train so many, seed and those after it, in one program", minimum=1),
-    "model.name": Rule("str", "cifar_resnet20", "as resnet_jax.list_models() names them"),
+    "model.name": Rule("str", "cifar_resnet20", "as resnet_jax.list_models() names them; detection: or vgg16"),
     "model.num_classes": Rule("int", None, "None: as many as the data set has", minimum=1, none=True),
     "model.shortcut": Rule("str", None, "section 3.3; None: the family's own", ("A", "B", "C"), none=True),
     "model.stride_in": Rule("str", None, "of bottlenecks; None: the name's own", ("1x1", "3x3"), none=True),
@@ -137,11 +120,34 @@ KEYS: dict[str, Rule] = {
     "limits.save_seconds": Rule("float", 3600.0, "longest wait for a checkpoint", minimum=0),
 }
 
+# Those of images with one class each; what else stands above is every task's.
+_OF_CLASSIFICATION = (
+    *("model.num_classes", "model.norm", "model.bn_group_size", "model.zero_init_residual", "model.dropout_rate"),
+    *("data.name", "data.pipeline", "data.train_split", "data.validation_split", "data.test_split"),
+    *("data.pad", "data.normalization", "data.statistics", "data.image_size"),
+    *("data.crop", "data.short_sides", "data.crop_area", "data.crop_aspect", "data.pca_std"),
+    *("data.policy", "data.policy_operations", "data.policy_magnitude", "data.cutout", "data.mixup", "data.cutmix"),
+    *("train.steps_per_dispatch", "train.loss", "train.label_smoothing"),
+    *("evaluate.image_size", "evaluate.short_side", "evaluate.train_split"),
+)
+
+KEYS = {
+    **{key: rule._replace(task="classification") if key in _OF_CLASSIFICATION else rule for key, rule in _KEYS.items()},
+    **{key: rule._replace(task="detection") for key, rule in DETECTION_KEYS.items()},
+}
+
+
+def keys_of(task: str) -> dict[str, Rule]:
+    """The keys that a task's config has, and no others."""
+    return {key: rule for key, rule in KEYS.items() if rule.task in (None, task)}
+
 
 def describe_keys() -> str:
     """Returns two lines a key, for the command line's help: default, what it may hold, meaning."""
     return "\n".join(
-        f"  --config.{key}={rule.default}\n      {_allowed(rule)}; {rule.doc}" for key, rule in KEYS.items()
+        f"  --config.{key}={rule.default}\n      {rule.allowed}; {rule.doc}"
+        + (f" (task={rule.task})" if rule.task == "detection" else "")
+        for key, rule in KEYS.items()
     )
 
 
@@ -151,116 +157,28 @@ def parse_value(key: str, text: str) -> Any:
         raise ValueError(unknown_key(key))
     rule, text = KEYS[key], text.strip()
     try:
-        value = None if rule.none and text in ("None", "none") else _KINDS[rule.kind].read(text)
+        value = rule.read(text)
     except ValueError:
-        raise ValueError(_refused(key, text)) from None
+        raise ValueError(f"{key}={text}: must be {rule.allowed}") from None
     check_value(key, value)
     return value
 
 
 def check_value(key: str, value: Any) -> None:
     """Raises ValueError if a known key may not hold the value."""
-    rule = KEYS[key]
-    if value is None and rule.none:
-        return
-    if not _KINDS[rule.kind].holds(value):
-        raise ValueError(_refused(key, value))
-    if rule.choices and value not in rule.choices:
-        raise ValueError(f"{_refused(key, value)}; did you mean {nearest(value, rule.choices)}?")
-    items = value if rule.kind == "numbers" else (value,)
-    if not all(within(item, limit) for item in items for _, within, limit in _limits(rule)):
-        raise ValueError(_refused(key, value))
+    if problem := KEYS[key].problem(value):
+        raise ValueError(f"{key}={value}: {problem}")
 
 
-def unknown_key(key: str) -> str:
-    """Returns the message for a key that is not in `KEYS`."""
-    leaves = [name.removeprefix(f"{key}.") for name in KEYS if name.startswith(f"{key}.")]
+def unknown_key(key: str, task: str | None = None) -> str:
+    """Returns the message for a key that is not in `KEYS`, or not of the task."""
+    known = KEYS if task is None else keys_of(task)
+    if key in KEYS:
+        return f"config key {key} is of task={KEYS[key].task}, and this config is of task={task}"
+    leaves = [name.removeprefix(f"{key}.") for name in known if name.startswith(f"{key}.")]
     if leaves:
         return f"config key {key} is a section; its keys: {', '.join(leaves)}"
     # The last part counts twice, so that the right name in the wrong section finds its section.
     leaf = key.rpartition(".")[2]
-    near = max(KEYS, key=lambda known: _likeness(key, known) + _likeness(leaf, known.rpartition(".")[2]))
+    near = max(known, key=lambda name: likeness(key, name) + likeness(leaf, name.rpartition(".")[2]))
     return f"unknown config key {key}; did you mean {near}?"
-
-
-def unknown(what: str, name: str, choices: Collection[str]) -> str:
-    """Returns the message for a name that is none of `choices`: the nearest one first, then all."""
-    return f"unknown {what} {name!r}; did you mean {nearest(name, choices)!r}? Allowed: {', '.join(choices)}"
-
-
-def nearest(name: str, choices: Iterable[str]) -> str:
-    """Returns the choice most like the name, capitals or not."""
-    return max(choices, key=lambda choice: _likeness(name, choice))
-
-
-def _likeness(a: str, b: str) -> float:
-    return difflib.SequenceMatcher(None, a.lower(), b.lower()).ratio()
-
-
-def _refused(key: str, value: Any) -> str:
-    return f"{key}={value}: must be {_allowed(KEYS[key])}"
-
-
-def _allowed(rule: Rule) -> str:
-    if rule.choices:
-        return f"one of {', '.join(rule.choices)}" + (", None" if rule.none else "")
-    limits = " and ".join(f"{word} {limit}" for word, _, limit in _limits(rule))
-    return " ".join(filter(None, (_KINDS[rule.kind].words, limits))) + (", or None" if rule.none else "")
-
-
-def _limits(rule: Rule) -> list[tuple[str, Callable[[Any, Any], bool], int | float]]:
-    limits = (
-        ("at least", operator.ge, rule.minimum),
-        ("above", operator.gt, rule.above),
-        ("below", operator.lt, rule.below),
-    )
-    return [(word, within, limit) for word, within, limit in limits if limit is not None]
-
-
-class _Kind(NamedTuple):
-    words: str
-    holds: Callable[[Any], bool]
-    read: Callable[[str], Any]
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _are_numbers(value: Any) -> bool:
-    return isinstance(value, tuple) and all(map(_is_number, value))
-
-
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and value not in ("", "None")
-
-
-def _read_number(text: str) -> int | float:
-    try:
-        return int(text)
-    except ValueError:
-        return float(text)
-
-
-def _read_numbers(text: str) -> tuple[int | float, ...]:
-    return tuple(_read_number(item) for item in text.strip("()[]").split(",") if item.strip())
-
-
-def _read_bool(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise ValueError(text)
-    return text.lower() == "true"
-
-
-_KINDS = {
-    "int": _Kind("an integer", _is_int, int),
-    "float": _Kind("a finite number", _is_number, float),
-    "number": _Kind("a finite number", _is_number, _read_number),
-    "numbers": _Kind("a tuple of finite numbers", _are_numbers, _read_numbers),
-    "bool": _Kind("true or false", lambda value: isinstance(value, bool), _read_bool),
-    "str": _Kind("a name", _is_name, str),
-}

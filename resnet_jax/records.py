@@ -31,6 +31,13 @@ _EVALUATION = {
     "count": _COUNT,
     "protocol": _TEXT,
 }
+_BOXES = {"error_ap": _FRACTION, "ap_50": _FRACTION, "count": _COUNT, "protocol": _TEXT}
+# Of COCO, whose numbers are not finite where there is no object of a kind, and of VOC.
+_MORE_OF_BOXES = {
+    **{name: _NUMBER for name in ("ap", "ap_75", "ap_small", "ap_medium", "ap_large")},
+    **{name: _NUMBER for name in ("ar_1", "ar_10", "ar_100", "ar_small", "ar_medium", "ar_large")},
+    "ap_50_of_classes": _MAPPING,
+}
 _SCHEMA = {
     "config": _MAPPING,
     "model": _TEXT,
@@ -41,8 +48,6 @@ _SCHEMA = {
     "commit": f"{_MAPPING} or null",
     "steps": _COUNT,
     "parameters": _COUNT,
-    "train": {"loss": _NUMBER, "error": _FRACTION, "count": _COUNT},
-    "test": _EVALUATION,
     "wall_seconds": _NUMBER,
     "images_per_second": f"{_NUMBER} or null",
     "compile_seconds": f"{_NUMBER} or null",
@@ -55,13 +60,26 @@ _SCHEMA = {
 # `start_seconds`: from the start of the last process to its first steps, see `training.start_times`; absent if it made
 # none. `seeds_together`: how many trained in one program, whose times these are; absent for one alone.
 _OPTIONAL = {
-    "validation": _EVALUATION,
     "resumed_from_step": f"{_COUNT} or null",
     "unreadable_images": _COUNT,
     "pixel_statistics": _TEXT,
     "determinism": _TEXT,
     "start_seconds": {part: _NUMBER for part in START_PARTS},
     "seeds_together": _COUNT,
+}
+
+
+# Of the config's task. The training images of a detector are tested on demand alone.
+_TESTED_BOXES = (_BOXES, _MORE_OF_BOXES)
+_OF_TASK: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "classification": (
+        {**_SCHEMA, "train": {"loss": _NUMBER, "error": _FRACTION, "count": _COUNT}, "test": _EVALUATION},
+        {**_OPTIONAL, "validation": _EVALUATION},
+    ),
+    "detection": (
+        {**_SCHEMA, "test": _TESTED_BOXES},
+        {**_OPTIONAL, "validation": _TESTED_BOXES, "train": {"error": _FRACTION, "count": _COUNT}},
+    ),
 }
 
 
@@ -169,7 +187,9 @@ def restore_non_finite(value: Any) -> Any:
 
 
 def _check_record(record: Mapping[str, Any], where: str) -> None:
-    problems = _problems(record, _SCHEMA, _OPTIONAL, prefix="")
+    config = record.get("config")
+    task = config.get("task", "classification") if isinstance(config, Mapping) else "classification"
+    problems = _problems(record, *_OF_TASK.get(task, _OF_TASK["classification"]), prefix="")
     if problems:
         raise ValueError(f"{where} is no record: " + "; ".join(problems))
 
@@ -183,7 +203,8 @@ def _problems(section: Mapping[str, Any], schema: Mapping, optional: Mapping, *,
             found.append(f"{name} is not a key of a record (there are {', '.join(known)})")
         elif not isinstance(known[key], str):
             if isinstance(value, Mapping):
-                found += _problems(value, known[key], {}, prefix=f"{name}.")
+                needed, possible = known[key] if isinstance(known[key], tuple) else (known[key], {})
+                found += _problems(value, needed, possible, prefix=f"{name}.")
             else:
                 found.append(f"{name} is {value!r}, it must be a mapping")
         elif not _is_a(known[key], value):

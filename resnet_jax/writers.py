@@ -183,7 +183,7 @@ class ProgressWriter:
             self._stream.write(", ".join(words) + "\n")
             self._stream.flush()
             return
-        self._latest |= {name: text for name, text in texts.items() if name.endswith("/error_top1")}
+        self._latest |= {name: text for name, text in texts.items() if name.endswith(("/error_top1", "/ap", "/ap_50"))}
         self._bar.n = int(step)
         self._bar.set_postfix_str(", ".join([*self._latest.values(), *speed]), refresh=True)
 
@@ -248,4 +248,8 @@ def _in_words(name: str, value: float) -> str | None:
         return f"{split} loss {value:.4f}"
     if quantity in ("error_top1", "error_top5"):
         return f"{split} {'' if quantity == 'error_top1' else 'top-5 '}error {100 * value:.2f} %"
+    if quantity in ("ap", "ap_50"):
+        return f"{split} {'AP' if quantity == 'ap' else 'AP50'} {100 * value:.2f} %"
+    if quantity == "region_error":
+        return f"{split} error of regions {100 * value:.2f} %"
     return f"learning rate {value:g}" if quantity == "learning_rate" else None

@@ -106,6 +106,48 @@ class BoxImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return {"bbox": box, "label": CLASSES[thing.label], **own}
 
 
+class LabelledBoxImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Images of one class each: the first box of `things`, or all in a sequence; those without any are left out."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    code_path = None
+
+    def __init__(self, *, name: str, sizes: dict[str, int], sequence: bool, **arguments):
+        self.name, self._sizes, self._sequence = name, sizes, sequence
+        super().__init__(**arguments)
+
+    def _info(self):
+        box = tfds.features.BBoxFeature()
+        features = {
+            "image": tfds.features.Image(shape=(None, None, 3)),
+            "image/filename": tfds.features.Text(),
+            "label": tfds.features.ClassLabel(names=CLASSES),
+            "bbox": tfds.features.Sequence(box) if self._sequence else box,
+        }
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
+        )
+
+    def _split_generators(self, dl_manager):
+        return {split: self._generate_examples(count) for split, count in self._sizes.items()}
+
+    def _generate_examples(self, count):
+        for index in range(count):
+            if found := things(index, whole=False):
+                height, width = image_size(encoded_image(index))
+                boxes = [
+                    tfds.features.BBox(y1 / height, x1 / width, y2 / height, x2 / width)
+                    for x1, y1, x2, y2 in (thing.box for thing in found)
+                ]
+                common = {"image": encoded_image(index), "image/filename": f"{index}.jpg"}
+                yield index, common | {"label": CLASSES[index % 3], "bbox": boxes if self._sequence else boxes[0]}
+
+
+def build_labelled_boxes(folder: Path, *, name: str, sequence: bool, **sizes: int) -> Path:
+    """Makes a TFDS set in the form of `caltech_birds2011` under a folder."""
+    return build(LabelledBoxImages, folder, name=name, sizes=sizes, sequence=sequence)
+
+
 def build_box_images(folder: Path, form: str, *, name: str = "things", extra=None, **sizes: int) -> Path:
     """Makes the TFDS set under a folder."""
     return build(BoxImages, folder, name=name, sizes=sizes, form=form, extra=extra)

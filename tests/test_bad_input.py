@@ -21,7 +21,8 @@ import resnet_jax
 from resnet_jax import cli
 from resnet_jax.config import base_config, check, flatten, nest
 from resnet_jax.config_files import load_config, to_json
-from resnet_jax.config_keys import KEYS, Rule
+from resnet_jax.config_keys import KEYS
+from resnet_jax.config_rules import Rule
 from resnet_jax.data.datasets import dataset_info
 from resnet_jax.data.examples import Examples
 from resnet_jax.data.input_description import InputDescription
@@ -96,6 +97,11 @@ MISSPELT_KEYS = [
 ]
 
 
+def config_with(key: str) -> str:
+    """A config that has the key."""
+    return "detection:small" if KEYS[key].task == "detection" else "digits"
+
+
 def refusal(call, *args) -> str:
     with pytest.raises(ValueError) as error:
         call(*args)
@@ -107,7 +113,7 @@ def refusal(call, *args) -> str:
 
 @pytest.mark.parametrize(("key", "value"), BAD_VALUES, ids=str)
 def test_a_value_that_a_key_may_not_hold(key, value):
-    message = refusal(load_config, "digits", {key: value})
+    message = refusal(load_config, config_with(key), {key: value})
     assert message.startswith(f"{key}={value}: must be "), message
     for phrase in phrases(KEYS[key]):
         assert phrase in message.partition("must be")[2]
@@ -116,24 +122,25 @@ def test_a_value_that_a_key_may_not_hold(key, value):
 @pytest.mark.parametrize(("key", "value"), BAD_VALUES, ids=str)
 def test_such_a_value_in_a_config_file(key, value):
     # Not by assignment, where ConfigDict itself makes 1.0 of True.
-    message = refusal(check, nest(flatten(base_config()) | {key: value}))
+    message = refusal(check, nest(flatten(base_config(KEYS[key].task or "classification")) | {key: value}))
     assert message.startswith(f"{key}={value}: must be "), message
 
 
 @pytest.mark.parametrize(("key", "wrong", "choice"), MISSPELT_VALUES)
 def test_a_misspelt_choice_has_the_nearest_one(key, wrong, choice):
-    message = refusal(load_config, "digits", {key: wrong})
+    message = refusal(load_config, config_with(key), {key: wrong})
     assert message.startswith(f"{key}={wrong}: must be one of {', '.join(KEYS[key].choices)}")
     assert message.endswith(f"did you mean {choice}?")
 
 
 @pytest.mark.parametrize(("wrong", "key"), MISSPELT_KEYS)
 def test_a_misspelt_key_has_the_nearest_one(wrong, key):
-    assert refusal(load_config, "digits", {wrong: 1}) == f"unknown config key {wrong}; did you mean {key}?"
-    config = base_config()
+    said = f"unknown config key {wrong}; did you mean {key}?"
+    assert refusal(load_config, config_with(key), {wrong: 1}) == said
+    config = base_config(KEYS[key].task or "classification")
     section, _, leaf = wrong.rpartition(".")
     (config[section] if section else config)[leaf] = 1
-    assert refusal(check, config) == f"unknown config key {wrong}; did you mean {key}?"
+    assert refusal(check, config) == said
 
 
 def run(capsys, *words) -> str:
@@ -150,7 +157,7 @@ def test_the_command_line_says_it_in_one_line(key, capsys, tmp_path):
     # As text, everything is the name of something, but nothing.
     texts = [""] if rule.kind == "str" else [value for value in bad_values(rule) if isinstance(value, str)]
     value = texts[0]
-    message = run(capsys, "train", "--config=digits", f"--workdir={tmp_path}", f"--config.{key}={value}")
+    message = run(capsys, "train", f"--config={config_with(key)}", f"--workdir={tmp_path}", f"--config.{key}={value}")
     assert message.startswith(f"{key}={value}: must be ")
     assert list(tmp_path.iterdir()) == []
 

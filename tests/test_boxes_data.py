@@ -6,7 +6,15 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from box_sets import CLASSES, assert_same, build_box_images, expected, write_coco_folder, write_voc_folder
+from box_sets import (
+    CLASSES,
+    assert_same,
+    build_box_images,
+    build_labelled_boxes,
+    expected,
+    write_coco_folder,
+    write_voc_folder,
+)
 from colored_images import build_colored_images, encoded_image
 from tfrecord_files import as_tfrecord
 
@@ -43,6 +51,26 @@ def test_tfds_boxes_are_edges_in_pixels(data_dir, form, atol):
     exact = expected(7, whole=form == "voc", name="").areas
     # TFDS's COCO cuts them to whole numbers.
     np.testing.assert_array_equal(areas, exact if form == "voc" else np.floor(exact))
+
+
+@pytest.mark.parametrize("sequence", [False, True])
+def test_images_of_one_class_have_its_label_at_each_box(tmp_path, sequence):
+    build_labelled_boxes(tmp_path, name="birds", sequence=sequence, train=9)
+    source = open_boxes("birds", "train", data_dir=tmp_path)
+    indices = [index for index in range(9) if index % 4]
+    assert len(source) == len(indices) and source.class_names == CLASSES
+    for place, index in enumerate(indices):
+        wanted = expected(index, whole=False, name=f"{index}.jpg")
+        number = len(wanted.labels) if sequence else 1
+        found = source[place]
+        np.testing.assert_allclose(found.boxes, wanted.boxes[:number], atol=1e-4)
+        assert found.labels.tolist() == [index % 3] * number and not found.ignored.any()
+        assert (found.image, found.name) == (wanted.image, wanted.name)
+        assert source.size(place) == image_size(encoded_image(index)) and source.count(place) == number
+    assert (
+        "birds" in source.where(0)
+        and pickle.loads(pickle.dumps(source))[2].labels.tolist() == source[2].labels.tolist()
+    )
 
 
 def test_voc_s_numbers_are_whole_again_and_fractions_stay():

@@ -12,9 +12,9 @@ from experiment_modules import experiment_modules
 from random_variables import random_variables
 
 from resnet_jax import create_model, load_config
-from resnet_jax.build import build_optimizer
 from resnet_jax.data.arrays import ImageArrays
 from resnet_jax.data.batch import Batch
+from resnet_jax.parts import build_optimizer
 from resnet_jax.training.objective import classification
 from resnet_jax.training.schedules import constant
 from resnet_jax.training.state import Progress, TrainState

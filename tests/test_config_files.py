@@ -121,7 +121,7 @@ def test_a_wheel_carries_its_configs_inside_the_package(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("reference", ["digit", "digits.txt", "elsewhere/digits.py", "configs/digit.py:resnet20"])
 def test_a_missing_config_is_answered_with_the_installed_ones(reference):
-    with pytest.raises(FileNotFoundError, match="did you mean 'digits'.*Installed configs: cifar10, digits"):
+    with pytest.raises(FileNotFoundError, match="did you mean 'digits'.*Installed configs: cifar10, detection, digits"):
         load_config(reference)
 
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from resnet_jax.config_keys import KEYS, nearest, parse_value, unknown
+from resnet_jax.config_keys import KEYS, parse_value
+from resnet_jax.config_rules import nearest, unknown
 
 
 @pytest.mark.parametrize("key", KEYS)

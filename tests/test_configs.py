@@ -9,6 +9,7 @@ import pytest
 
 from resnet_jax import cli
 from resnet_jax import config as configs
+from resnet_jax.config_checks import learning_rate
 from resnet_jax.config_files import load_config
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs"
@@ -35,11 +36,12 @@ def docstring(path):
 @pytest.mark.parametrize("reference", NAMES)
 def test_a_variant_resolves_and_names_a_net_that_can_be_made(reference):
     from resnet_jax.build import build_model
+    from resnet_jax.detection.from_config import detector_of
 
     config = load_config(reference)
-    build_model(config, num_classes=10)
+    {"classification": build_model, "detection": detector_of}[config.task](config, num_classes=10)
     # The digits' training split is the smallest set there is.
-    examples = 1437 if config.data.pipeline == "resident" else 1_281_167
+    examples = 1437 if config.get("data").get("pipeline") == "resident" else 1_281_167
     configs.resolve(config, train_examples=examples, device_count=2)
 
 
@@ -158,7 +160,7 @@ def test_imagenet_paper_is_the_recipe_of_section_3_4(net):
 def test_imagenet_goyal90_scales_its_rate_with_the_batch():
     config = load_config("imagenet:goyal90,resnet50", {"train.batch_size": 8192})
     config = configs.resolve(config, train_examples=1_281_167, device_count=8)
-    assert configs.learning_rate(configs.flatten(config)) == pytest.approx(3.2)
+    assert learning_rate(configs.flatten(config)) == pytest.approx(3.2)
     per_epoch = 1_281_167 / 8192
     assert config.steps.boundaries == tuple(round(epoch * per_epoch) for epoch in (30, 60, 80))
     assert (config.steps.warmup, config.steps.total) == (round(5 * per_epoch), round(90 * per_epoch))

@@ -27,7 +27,7 @@ EVERYTHING = Sampling(
     PROPOSING,
     AnchorSampling(most=432, fraction=1.0, cross_boundary=True),
     RegionSampling(most=shared.AFTER + 2, fraction=1.0),
-    beta=shared.BETA,
+    region_beta=shared.BETA,
 )
 SIZES = np.full((shared.IMAGES, 2), (shared.HEIGHT, shared.WIDTH), np.int32)
 # Of PyTorch's names: ours, and what makes the layout ours.

@@ -18,14 +18,17 @@ LAYERS = {
     + ["exit_codes", "training.determinism", "training.signal_actions", "training.steps_per_call", "xla_options"]
     + ["cache_folder", "compiled_programs", "training.start_times"],
     "parts": [
-        *("config_keys", "config", "config_files", "models", "data"),
+        *("config_rules", "config_detection", "config_keys", "config_checks", "config", "config_files"),
+        *("models", "data"),
         *("training.losses", "evaluation.metrics", "training.objective", "training.schedules"),
     ],
     "detector": ["detection"],
+    "localizer": ["localization"],
     "pretrained": ["pretrained"],
     "state": ["training.optimizers", "training.seeds", "training.state"],
     "step": ["training.ordered_sum", "training.sharding", "training.steps"],
-    "build": ["build", "workdir"],
+    "parts of a run": ["parts"],
+    "build": ["build", "workdir", "detection.from_config", "detection.four_steps", "detection.vgg_weights"],
     "guards": [
         "checkpoint_files",
         "checkpoint_folder",
@@ -36,8 +39,11 @@ LAYERS = {
     ],
     "use": [
         *("evaluation", "checkpoints", "writers", "analysis"),
+        *("detection.trained", "detection.parts", "detection.evaluator", "detection.run"),
+        "detection.detect_files",
         *("training.batch_statistics", "training.metrics_log"),
     ],
+    "tasks": ["tasks"],
     "run": ["training.member", "training.start", "training.saving", "benchmark"],
     "loop": ["training.loop"],
     "command line": ["commands", "cli", "__main__"],
@@ -45,10 +51,19 @@ LAYERS = {
 
 # What a module may import from its own layer.
 BESIDE = {
-    "config": ["config_keys"],
+    "config_keys": ["config_rules", "config_detection"],
+    "config_detection": ["config_rules"],
+    "config_checks": ["config_keys"],
+    "config": ["config_rules", "config_keys", "config_checks"],
     "checkpoint_folder": ["checkpoint_files"],
     "compiled_programs": ["atomic_files", "cache_folder", "environment"],
-    "config_files": ["config", "config_keys"],
+    "config_files": ["config", "config_keys", "config_rules"],
+    "detection.four_steps": ["detection.from_config"],
+    "detection.trained": ["checkpoints"],
+    "detection.parts": ["detection.trained"],
+    "detection.evaluator": ["evaluation"],
+    "detection.detect_files": ["detection.run", "detection.trained", "evaluation"],
+    "detection.run": ["detection.trained", "detection.evaluator"],
     "evaluation.metrics": ["training.losses"],
     "records": ["atomic_files", "training.start_times"],
     "training.determinism": ["xla_options"],
@@ -214,7 +229,8 @@ def test_training_begins_without_what_only_data_sets_and_other_programs_need():
 
 def test_commands_alone_change_where_compiled_programs_are_kept():
     callers = {name for name, path in MODULES.items() if "keep_compiled_programs()" in path.read_text()}
-    assert callers == {"compiled_programs", "commands.train", "commands.evaluate", "commands.predict"}
+    commands = {f"commands.{name}" for name in ("train", "evaluate", "predict", "detect")}
+    assert callers == {"compiled_programs"} | commands
 
 
 def test_importing_every_module_starts_no_device_and_imports_no_tensorflow():

@@ -24,6 +24,7 @@ from resnet_jax.distributed import data_mesh, replicate
 from resnet_jax.hosts.fingerprint import fingerprint, make_replica_check
 from resnet_jax.hosts.launch import join
 from resnet_jax.models.registry import initialize
+from resnet_jax.parts import build_optimizer, build_schedule
 from resnet_jax.training import steps
 from resnet_jax.training.objective import classification
 from resnet_jax.training.preemption import Preemption
@@ -109,7 +110,7 @@ class _Batch:
             cutmix_alpha=0.0,
             batch_size=len(self.arrays[0]),
         )
-        optimizer, schedule = build.build_optimizer(self.config), build.build_schedule(self.config)
+        optimizer, schedule = build_optimizer(self.config), build_schedule(self.config)
         train_step = steps.make_train_step(classification(self.model), optimizer, schedule, seed=0, mesh=self.mesh)
         call = steps.make_streamed_step(train_step, prepare, self.mesh)
         return call.lower(*self.carried, *self.arrays).compile(options or None)

@@ -17,6 +17,10 @@ _LINES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("train/error_top1", "training", {"linestyle": "--", "linewidth": 0.9, "alpha": 0.85, "zorder": 2.0}),
     ("validation/error_top1", "validation", {"linestyle": ":", "linewidth": 1.6, "zorder": 2.1}),
     ("test/error_top1", "test", {"linestyle": "-", "linewidth": 2.2, "zorder": 2.2}),
+    # Of detectors: 1 less the average precision.
+    ("train/region_error", "training, regions", {"linestyle": "--", "linewidth": 0.9, "alpha": 0.85, "zorder": 2.0}),
+    ("validation/error_ap", "validation, 1 - AP", {"linestyle": ":", "linewidth": 1.6, "zorder": 2.1}),
+    ("test/error_ap", "test, 1 - AP", {"linestyle": "-", "linewidth": 2.2, "zorder": 2.2}),
 )
 # Every run starts near chance; a scale that holds its first steps would press the rest of the curve flat.
 _LEFT_OUT_OF_SCALE = 0.1

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
-from resnet_jax.config_keys import unknown
+from resnet_jax.config_rules import unknown
 
 # Seconds; in no data sheet, assumed.
 _LATENCIES = (10e-6, 20e-6, 100e-6)

@@ -15,6 +15,9 @@ from resnet_jax.analysis.curves import Curves, error_curves, plot_panels
 from resnet_jax.records import read_record
 from resnet_jax.workdir import Workdir
 
+# What a table shows, and where a record has it.
+_NETS = {"training error, %": ("train", "error"), "test error, %": ("test", "error_top1")}
+_DETECTORS = {"AP at 0.5, %": ("test", "ap_50")}
 _BEGIN, _END = "<!-- table: made by resnet-jax report -->", "<!-- end of table -->"
 
 
@@ -68,23 +71,38 @@ def _family(model: str) -> str:
 
 
 def _table(groups: list[_Runs]) -> str:
-    header = ("net", "parameters", "steps", "seeds", "training error, %", "test error, %", "test images")
+    of_boxes = ["ap_50" in group[0][1]["test"] for group in groups]
+    if len(set(of_boxes)) > 1:
+        raise ValueError("records of detectors and of nets have no table in common; keep them in two experiments")
+    results = _DETECTORS if of_boxes[0] else _NETS
+    header = ("net", "parameters", "steps", "seeds", *results, "test images")
+    named = _detector if of_boxes[0] else _net
     rows = [header, ("---",) + ("---:",) * (len(header) - 1)]
     for group in groups:
         records = [record for _, record in group]
         first = records[0]
         rows.append(
             (
-                first["model"],
+                named(first),
                 f"{first['parameters']:,}",
                 f"{first['steps']:,}",
                 str(len(records)),
-                _mean_and_std([record["train"]["error"] for record in records]),
-                _mean_and_std([record["test"]["error_top1"] for record in records]),
+                *(_mean_and_std([record[split][name] for record in records]) for split, name in results.values()),
                 f"{first['test']['count']:,}",
             )
         )
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _net(record: dict[str, Any]) -> str:
+    return record["model"]
+
+
+def _detector(record: dict[str, Any]) -> str:
+    """The net and how it was trained."""
+    c = record["config"]["detector"]
+    trained = "four steps" if c["start_from"] else "from scratch" if c["weights"] is None else "pretrained"
+    return f"{record['model']}, {trained}" + (", context" if c["context"] else "")
 
 
 def _mean_and_std(fractions: Sequence[float]) -> str:

@@ -9,13 +9,14 @@ import jax
 import numpy as np
 
 from resnet_jax.analysis.program import planned_bytes, step_bytes
-from resnet_jax.build import Parts, multiply_adds
+from resnet_jax.build import multiply_adds
 from resnet_jax.data.device_augment import normalize
 from resnet_jax.data.feeds import StreamedFeed
 from resnet_jax.distributed import split_batch
 from resnet_jax.evaluation.evaluator import make_evaluator
 from resnet_jax.evaluation.protocols import Protocol, make_protocol
 from resnet_jax.evaluation.streamed_scores import divisible
+from resnet_jax.parts import Parts
 from resnet_jax.training.determinism import compiler_options
 from resnet_jax.xla_options import backend_options
 

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from resnet_jax.benchmark.measuring import KINDS, MeasurementFailed, OutOfMemory, measure, surroundings
 from resnet_jax.config import check
 from resnet_jax.config_files import load_config
-from resnet_jax.config_keys import unknown
+from resnet_jax.config_rules import unknown
 
 # Recipes by family, of any batch size: batch norm over the whole batch, no rate to begin from that a small one lacks.
 _ANY_BATCH = {"model.bn_group_size": None}

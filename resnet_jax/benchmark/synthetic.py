@@ -14,6 +14,9 @@ from resnet_jax.data.arrays import ImageArrays
 from resnet_jax.data.datasets import dataset_info, split_size
 from resnet_jax.data.feeds import Feed, ResidentFeed
 from resnet_jax.distributed import data_mesh, split_batch
+from resnet_jax.evaluation.metrics import Sums
+from resnet_jax.models.registry import initialize
+from resnet_jax.parts import Parts, build_optimizer, build_schedule
 from resnet_jax.training.seeds import Seeds
 from resnet_jax.training.steps_per_call import steps_per_call
 
@@ -61,7 +64,7 @@ def data_of(config: Any) -> Data:
     return Data((height, width, channels), info.num_classes, split_size(info, config.data.train_split))
 
 
-def synthetic_parts(config: Any) -> build.Parts:
+def synthetic_parts(config: Any) -> Parts:
     """The parts of a run as `build` makes them, of random pixels and labels; the test split has a few batches.
 
     Of a resident data set there are as many images as of the real one, of a streamed one there is one batch, which
@@ -83,15 +86,17 @@ def synthetic_parts(config: Any) -> build.Parts:
         counted = build.multiply_adds(config, image_size=data.image_shape[0], num_classes=data.num_classes)
         wanted = steps_per_call(config, multiply_adds=counted, backend=jax.default_backend())
         per_call = max(1, min(wanted, data.examples // config.train.batch_size))
-    return build.Parts(
+    return Parts(
         config=config,
         data="synthetic",
         input=input,
         mesh=mesh,
         seeds=seeds,
         model=model,
-        optimizer=build.build_optimizer(config),
-        schedule=build.build_schedule(config),
+        initialize=lambda key: initialize(model, key, data.image_shape),
+        zero=Sums.zero(),
+        optimizer=build_optimizer(config),
+        schedule=build_schedule(config),
         splits={"test": build.to_device(_noise(data, _TEST_BATCHES * config.evaluate.batch_size), mesh)},
         feed=feed,
         make_call=build.build_calls(config, model, input, mesh),

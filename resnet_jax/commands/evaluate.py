@@ -31,6 +31,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, metavar="N", help="decoding processes (the config's)")
     help = "average batch-norm statistics over this many training batches first (%(default)s)"
     parser.add_argument("--recompute_statistics", type=int, default=0, metavar="BATCHES", help=help)
+    help = "of detectors: a file that gets the detections in COCO's form for results"
+    parser.add_argument("--results", metavar="FILE", help=help)
+    parser.add_argument("--recall", action="store_true", help="of detectors: of the proposals, too")
     json_flag(parser)
 
 
@@ -41,9 +44,15 @@ def run(flags: argparse.Namespace) -> None:
     from resnet_jax.compiled_programs import keep_compiled_programs
     from resnet_jax.config_files import load_config
     from resnet_jax.evaluation.run import evaluate
+    from resnet_jax.workdir import Workdir
 
     keep_compiled_programs()
-    other = ("workdir", "checkpoint", "config", "json")
+    if flags.workdir and Workdir(flags.workdir[0]).read_config().task == "detection":
+        _evaluate_detectors(flags)
+        return
+    if flags.overrides or flags.results or flags.recall:
+        raise ValueError("--config.KEY=VALUE, --results and --recall are for detectors alone")
+    other = ("workdir", "checkpoint", "config", "json", "results", "recall", "overrides", "words")
     given = {name: value for name, value in vars(flags).items() if name not in other}
     config = None if flags.config is None else load_config(flags.config)
     result = evaluate(flags.workdir, config=config, checkpoint=checkpoint(flags.checkpoint), **given)
@@ -55,6 +64,32 @@ def run(flags: argparse.Namespace) -> None:
     else:
         for name, value in members[0].items():
             print(f"{name}: {percent(value) if name.startswith('error') else value}")
+
+
+# Flags that mean nothing to a detector.
+_OF_NETS = ("weights", "config", "scores", "average", "scales", "split", "save_scores", "recompute_statistics")
+
+
+def _evaluate_detectors(flags: argparse.Namespace) -> None:
+    from resnet_jax.detection.run import evaluate_detectors
+
+    given = [f"--{name}" for name in _OF_NETS if getattr(flags, name) not in (None, [], 0, "probabilities")]
+    if given or flags.protocol != "center":
+        given += ["--protocol"] if flags.protocol != "center" else []
+        raise ValueError(f"{', '.join(given)}: not for a detector, whose test is said by --config.evaluate.KEY=VALUE")
+    short = {"data.data_dir": flags.data_dir, "evaluate.batch_size": flags.batch_size, "data.workers": flags.workers}
+    changes = {**flags.overrides, **{key: value for key, value in short.items() if value is not None}}
+    options = {"changes": changes, "checkpoint": checkpoint(flags.checkpoint), "results": flags.results}
+    options |= {"recall": flags.recall}
+    result = evaluate_detectors(flags.workdir, **options)
+    if flags.json:
+        print(json.dumps(result if "ensemble" in result else result["members"][0]))
+        return
+    for entry in [*result["members"], *([result["ensemble"]] if "ensemble" in result else [])]:
+        for name, value in entry.items():
+            for label, number in value.items() if isinstance(value, dict) else [("", value)]:
+                text = percent(number) if name.startswith(("error", "ap", "ar_")) or "recall" in label else number
+                print(f"{name}{label and f' {label}'}: {text}")
 
 
 def _ensemble_table(entries: list[dict]) -> str:

@@ -10,6 +10,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     help = "a config file, which is run; a workdir's config.json; or an installed config's name"
     parser.add_argument("--config", metavar="FILE[:VARIANT]", help=help)
     workdir_flag(parser)
+    help = "train a detector in the four steps of Ren et al. 2015, each a run in a folder of the workdir"
+    parser.add_argument("--four_steps", action="store_true", help=help)
     parser.add_argument("--print_config", action="store_true", help="print the checked config and stop")
     hosts = parser.add_argument_group(
         "several hosts: the same command on each, where no cluster says which one this is"
@@ -55,8 +57,15 @@ def run(flags: argparse.Namespace) -> int | None:
     from resnet_jax.training.start_times import process_begun
 
     keep_compiled_programs()
-    records = train_seeds(config, flags.workdir, begun=process_begun())
+    runs = [(flags.workdir, config)]
+    if flags.four_steps:
+        from resnet_jax.detection.four_steps import four_steps
+
+        runs = four_steps(config, flags.workdir)
+    for workdir, own in runs:
+        records = train_seeds(own, workdir, begun=process_begun() if len(runs) == 1 else None)
     if jax.process_index() == 0:
-        errors = ", ".join(percent(record["test"]["error_top1"]) for record in records)
-        print(f"test error {errors} of {records[0]['test']['count']} images; see {flags.workdir}")
+        word, name = {"classification": ("error", "error_top1"), "detection": ("AP50", "ap_50")}[config.task]
+        found = ", ".join(percent(record["test"][name]) for record in records)
+        print(f"test {word} {found} of {records[0]['test']['count']} images; see {flags.workdir}")
     return None

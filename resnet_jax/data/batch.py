@@ -3,6 +3,8 @@
 from typing import Any
 
 import flax
+import jax.numpy as jnp
+from jaxtyping import Array
 
 
 class Batch(flax.struct.PyTreeNode):
@@ -24,3 +26,8 @@ class Batch(flax.struct.PyTreeNode):
     weight: Any
     partner_label: Any = None
     share: Any = None
+
+    @property
+    def unreadable(self) -> Array:
+        """How many images could not be decoded, and so have weight 0."""
+        return jnp.sum(self.weight == 0, dtype=jnp.int32)

@@ -60,6 +60,25 @@ def dataset_info(name: str, *, data_dir: PathLike | None = None, label: str = "l
       ValueError: a malformed name, a set without the features `image` (8-bit, 1 or 3 channels) and that of
         `label` (a class), or one that is stored in another form than ArrayRecord or TFRecord.
     """
+    return _describe(name, _directory_of(name, data_dir), label)
+
+
+def feature_names(name: str, *, data_dir: PathLike | None = None) -> tuple[str, ...]:
+    """The features of a data set's examples, in the order of the alphabet.
+
+    Args:
+      name: see `dataset_info`.
+      data_dir: likewise.
+
+    Raises:
+      FileNotFoundError: there is no such data set.
+      ValueError: a malformed name, or a data set that cannot be opened.
+    """
+    return tuple(sorted(dict(_info_of(name, _directory_of(name, data_dir)).features.items())))
+
+
+def _directory_of(name: str, data_dir: PathLike | None) -> Path:
+    """The folder of a data set's newest version; `digits` is made on first use."""
     if not re.fullmatch(r"[A-Za-z]\w*(/\w[\w.\-]*)?", name):
         raise ValueError(f"name={name!r} is not the name of a data set: allowed are NAME and NAME/CONFIG")
     data_dir = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
@@ -68,7 +87,7 @@ def dataset_info(name: str, *, data_dir: PathLike | None = None, label: str = "l
         directory = prepare("digits", data_dir=data_dir)
     if directory is None:
         raise FileNotFoundError(_missing_message(name, data_dir))
-    return _describe(name, directory, label)
+    return directory
 
 
 def split_size(info: DatasetInfo, split: str) -> int:
@@ -126,9 +145,9 @@ def _newest_version(folder: Path) -> Path | None:
     )
 
 
-def _describe(name: str, directory: Path, label_name: str) -> DatasetInfo:
+def _info_of(name: str, directory: Path) -> tfds.core.DatasetInfo:
     try:
-        info = builder_of(directory).info
+        return builder_of(directory).info
     # Of the description's own format, too, whose errors have no base but this one.
     except Exception as error:
         if isinstance(error, OSError):
@@ -136,6 +155,10 @@ def _describe(name: str, directory: Path, label_name: str) -> DatasetInfo:
         raise ValueError(
             f"data set {name!r} in {directory} cannot be opened: {error}; copy it anew, or make it again"
         ) from error
+
+
+def _describe(name: str, directory: Path, label_name: str) -> DatasetInfo:
+    info = _info_of(name, directory)
     features = dict(info.features.items())
     image, label = features.get("image"), _inner(features, label_name)
     if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):

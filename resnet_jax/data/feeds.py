@@ -12,7 +12,6 @@ from jaxtyping import Array
 
 from resnet_jax.data.resident import EpochOrders, ResidentData
 from resnet_jax.data.stream import Stream
-from resnet_jax.data.streaming import HostBatch, TrainBatches
 from resnet_jax.distributed import split_batch
 
 _BATCHES_AHEAD = 2
@@ -51,19 +50,27 @@ class ResidentFeed:
         """Does nothing: there is nothing to end."""
 
 
+@runtime_checkable
+class Streamed(Protocol):
+    """Batches of one host by step, such as `TrainBatches`."""
+
+    def stream(self, *, first_step: int, stop_step: int, workers: int | None = None) -> Stream:
+        """A stream of them in their order, each a NamedTuple of arrays whose first axis is the examples'."""
+
+
 class StreamedFeed:
     """One batch a step, fetched and copied to the devices while earlier steps run; see `make_streamed_step`."""
 
-    def __init__(self, batches: TrainBatches, mesh: Mesh, *, total_steps: int, workers: int | None):
+    def __init__(self, batches: Streamed, mesh: Mesh, *, total_steps: int, workers: int | None):
         self._batches, self._mesh = batches, mesh
         self._total_steps, self._workers = total_steps, workers
         self._stream: Stream | None = None
         self._fetcher: ThreadPoolExecutor | None = None
         self._next_step = 0
-        self._ahead: deque[Future[tuple[Array, Array, Array]]] = deque()
+        self._ahead: deque[Future[tuple[Any, ...]]] = deque()
 
-    def arguments(self, step: int) -> tuple[Array, Array, Array]:
-        """Images (uint8), labels and weights. Steps come in their order; another one opens the stream there."""
+    def arguments(self, step: int) -> tuple[Any, ...]:
+        """The batch's fields. Steps come in their order; another one opens the stream there."""
         if self._fetcher is None or step != self._next_step:
             self._open(step)
         self._next_step = step + 1
@@ -93,10 +100,8 @@ class StreamedFeed:
         assert self._fetcher is not None
         self._ahead.append(self._fetcher.submit(self._next_batch))
 
-    def _next_batch(self) -> tuple[Array, Array, Array]:
+    def _next_batch(self) -> tuple[Any, ...]:
         assert self._stream is not None
-        batch: HostBatch = next(self._stream)
-        image, label, weight = (
-            jax.make_array_from_process_local_data(split_batch(self._mesh), array) for array in batch
-        )
-        return image, label, weight
+        batch: tuple = next(self._stream)
+        share = split_batch(self._mesh)
+        return tuple(jax.tree.map(lambda array: jax.make_array_from_process_local_data(share, array), batch))

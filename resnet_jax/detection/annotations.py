@@ -1,5 +1,7 @@
 """An image and its objects, and what every set of such images offers."""
 
+import contextlib
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -66,8 +68,26 @@ class BoxSource(ABC):
         """How many objects an image has."""
         return len(self[index].labels)
 
+    def digest(self) -> str:
+        """SHA-256, in hex: where it is the same, so is every image and object. Here all are read; sets know better."""
+        found = hashlib.sha256(repr(self.class_names).encode())
+        for example in self:
+            for value in example:
+                found.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
+        return found.hexdigest()
+
     def __iter__(self) -> Iterator[Annotated]:
         return (self[index] for index in range(len(self)))
+
+
+@contextlib.contextmanager
+def naming(source: BoxSource, index: int) -> Iterator[None]:
+    """Names the image in the message of an UndecodableImage from its block."""
+    try:
+        yield
+    except UndecodableImage as error:
+        where = source.where(index)
+        raise error if str(error).startswith(where) else UndecodableImage(f"{where}: {error}") from error
 
 
 def truths(source: BoxSource) -> list[Annotated]:

@@ -6,8 +6,8 @@ the others has 0.6 of the pixels.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, UInt8
@@ -52,6 +52,8 @@ class Framing:
       max_boxes: objects that an image can have; COCO's have up to 93, VOC's fewer.
       fill: colour of the padding, 0 to 255: what becomes 0 when the image is normalised.
       resize: see `resize_image`.
+      short_sides: one of them is drawn for each training image, none above `short_side`, whose padding they share;
+        empty: all have `short_side`.
 
     Raises:
       ValueError: a value outside what is allowed.
@@ -63,6 +65,7 @@ class Framing:
     max_boxes: int = 100
     fill: tuple[int, int, int] = (0, 0, 0)
     resize: str = "bilinear"
+    short_sides: tuple[int, ...] = ()
 
     def __post_init__(self):
         if not 1 <= self.short_side <= self.long_side:
@@ -72,7 +75,13 @@ class Framing:
                 raise ValueError(f"{name}={getattr(self, name)}; allowed: from 1")
         if not all(0 <= value <= 255 for value in self.fill):
             raise ValueError(f"fill={self.fill}; allowed: three numbers from 0 to 255")
+        if not all(1 <= side <= self.short_side for side in self.short_sides):
+            raise ValueError(f"short_sides={self.short_sides}; allowed: 1 to short_side={self.short_side}")
         check_resize(self.resize)
+
+    def at(self, short_side: int) -> "Framing":
+        """The same for another shorter side, the longer one in proportion."""
+        return replace(self, short_side=short_side, long_side=round(self.long_side * short_side / self.short_side))
 
     def scaled_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) of an image of that size after scaling, each rounded to the nearest pixel, half up."""
@@ -85,8 +94,20 @@ class Framing:
         sides = [math.ceil(side / self.stride) * self.stride for side in (self.short_side, self.long_side)]
         return (sides[0], sides[1]) if size[0] <= size[1] else (sides[1], sides[0])
 
+    def buckets(self, source: BoxSource) -> list[tuple[int, int]]:
+        """(height, width) to which each image of a source is padded."""
+        return [self.bucket_of(source.size(index)) for index in range(len(source))]
 
-def framed(example: Annotated, index: int, framing: Framing, *, mirror: bool = False) -> BoxExample:
+    def example(self, example: Annotated, index: int, rng: np.random.Generator, *, flip: bool) -> BoxExample:
+        """The whole image, of a drawn size, and with `flip` half of the time its mirror image; see `framed`."""
+        mirror = flip and bool(rng.random() < 0.5)
+        side = int(rng.choice(self.short_sides)) if self.short_sides else None
+        return framed(example, index, self, mirror=mirror, short_side=side)
+
+
+def framed(
+    example: Annotated, index: int, framing: Framing, *, mirror: bool = False, short_side: int | None = None
+) -> BoxExample:
     """Decodes, scales and pads an image, and scales its boxes by the same.
 
     Args:
@@ -94,16 +115,35 @@ def framed(example: Annotated, index: int, framing: Framing, *, mirror: bool = F
       index: its place there.
       framing: how.
       mirror: whether left and right are exchanged.
+      short_side: at most the framing's, for an image that is scaled to less than it is padded for.
 
     Raises:
       UndecodableImage: see `decode`; the message does not name the image.
       ValueError: more than `framing.max_boxes` objects.
     """
-    if len(example.labels) > framing.max_boxes:
-        raise ValueError(f"example {index} ({example.name}): {_too_many(len(example.labels), framing.max_boxes)}")
+    scaling = framing if short_side is None else replace(framing, short_side=short_side)
+    return _framed(decode(example.image), example, index, framing, scaling, mirror=mirror)
+
+
+def framed_at(example: Annotated, index: int, framings: Sequence[Framing]) -> tuple[BoxExample, ...]:
+    """As `framed`, at several sizes, for which the image is decoded once."""
     pixels = decode(example.image)
+    return tuple(_framed(pixels, example, index, framing, framing, mirror=False) for framing in framings)
+
+
+def _framed(
+    pixels: UInt8[np.ndarray, "h w 3"],
+    example: Annotated,
+    index: int,
+    framing: Framing,
+    scaling: Framing,
+    *,
+    mirror: bool,
+) -> BoxExample:
+    if len(example.labels) > framing.max_boxes:
+        raise ValueError(f"example {index} ({example.name}): {too_many(len(example.labels), framing.max_boxes)}")
     original = pixels.shape[:2]
-    height, width = framing.scaled_size(original)
+    height, width = scaling.scaled_size(original)
     pixels = resize_image(pixels, (height, width), resize=framing.resize)
     # By the sides' own quotients, which rounding makes different.
     scale = np.array([height / original[0], width / original[1]], np.float32)
@@ -118,13 +158,28 @@ def framed(example: Annotated, index: int, framing: Framing, *, mirror: bool = F
     image[:height, :width] = pixels
     return BoxExample(
         image=image,
-        boxes=_padded(boxes.astype(np.float32), framing.max_boxes),
-        labels=_padded(example.labels, framing.max_boxes),
+        boxes=padded(boxes.astype(np.float32), framing.max_boxes),
+        labels=padded(example.labels, framing.max_boxes),
         valid=np.arange(framing.max_boxes) < len(boxes),
-        ignored=_padded(example.ignored, framing.max_boxes),
+        ignored=padded(example.ignored, framing.max_boxes),
         size=np.array([height, width], np.int32),
         scale=scale,
         image_index=np.array(index, np.int32),
+    )
+
+
+def nothing_framed(bucket: tuple[int, int], framing: Any) -> BoxExample:
+    """No image, of a bucket's shape: what fills a batch up."""
+    most = framing.max_boxes
+    return BoxExample(
+        image=np.broadcast_to(np.array(framing.fill, np.uint8), (*bucket, 3)),
+        boxes=np.zeros((most, 4), np.float32),
+        labels=np.zeros(most, np.int32),
+        valid=np.zeros(most, bool),
+        ignored=np.zeros(most, bool),
+        size=np.array(bucket, np.int32),
+        scale=np.ones(2, np.float32),
+        image_index=np.array(-1, np.int32),
     )
 
 
@@ -152,12 +207,14 @@ def check_max_boxes(source: BoxSource, max_boxes: int) -> None:
     """
     largest = max(range(len(source)), key=source.count)
     if source.count(largest) > max_boxes:
-        raise ValueError(f"{source.where(largest)}: {_too_many(source.count(largest), max_boxes)}")
+        raise ValueError(f"{source.where(largest)}: {too_many(source.count(largest), max_boxes)}")
 
 
-def _too_many(count: int, max_boxes: int) -> str:
+def too_many(count: int, max_boxes: int) -> str:
+    """Says that an image has more objects than are allowed."""
     return f"it has {count} objects; max_boxes={max_boxes} allows fewer: set it to {count} or more"
 
 
-def _padded(array: np.ndarray, length: int) -> np.ndarray:
+def padded(array: np.ndarray, length: int) -> np.ndarray:
+    """The array with zeros after it, `length` long."""
     return np.concatenate([array, np.zeros((length - len(array), *array.shape[1:]), array.dtype)])

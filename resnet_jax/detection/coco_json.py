@@ -1,5 +1,6 @@
 """Images and boxes in COCO's form: one JSON file of annotations, one folder of images."""
 
+import hashlib
 import json
 from functools import partial
 from pathlib import Path, PurePath
@@ -102,6 +103,10 @@ class CocoJson(BoxSource):
     def count(self, index: int) -> int:
         """How many objects an image has."""
         return len(self._objects[index])
+
+    def digest(self) -> str:
+        """Of all that the file says of images and objects; see `BoxSource.digest`."""
+        return hashlib.sha256(repr((self.class_names, self._images, self._objects)).encode()).hexdigest()
 
     def where(self, index: int) -> str:
         """Names an image in a message: JSON file, index, file."""

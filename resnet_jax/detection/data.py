@@ -1,5 +1,6 @@
 """Images with boxes by name: TFDS sets, VOC and COCO folders, COCO files, and several of them as one."""
 
+import hashlib
 import itertools
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -54,6 +55,10 @@ class JoinedBoxes(BoxSource):
         """How many objects an image has."""
         source, place = self._place(index)
         return source.count(place)
+
+    def digest(self) -> str:
+        """Of the sources', in their order; see `BoxSource.digest`."""
+        return hashlib.sha256(" ".join(source.digest() for source in self.sources).encode()).hexdigest()
 
     def where(self, index: int) -> str:
         """Names an image in a message, as its own source does."""

@@ -9,9 +9,6 @@ from jaxtyping import Array, Float
 
 from resnet_jax.detection.targets import AnchorTargets, RegionTargets
 
-# Where the smooth L1 loss becomes linear, for offsets in units of the anchors' sides: sigma = 3 (Ren et al. 2015).
-ANCHOR_BETA = 1.0 / 9.0
-
 
 class DetectionSums(NamedTuple):
     """Sums over an image's sampled anchors and regions, or those of several images; float32.
@@ -43,8 +40,18 @@ class DetectionSums(NamedTuple):
         """No image yet."""
         return cls(*(jnp.zeros((), jnp.float32) for _ in cls._fields))
 
+    @property
+    def wrong(self) -> tuple[Array, Array]:
+        """Misclassified regions and of how many."""
+        return self.errors, self.regions
+
+    @property
+    def counted(self) -> Array:
+        """How many images; without any there are no means."""
+        return self.images
+
     def means(self) -> dict[str, float]:
-        """The "loss" of an image, its parts and the regions' "error", each by what was sampled, and the "count"."""
+        """The "loss" of an image, its parts and the "region_error", each by what was sampled, and the "count"."""
         found = {name: float(value) for name, value in zip(self._fields, jax.device_get(self), strict=True)}
         if found["images"] == 0:
             raise ValueError("no image was counted, so there is no mean")
@@ -53,22 +60,26 @@ class DetectionSums(NamedTuple):
             "loss": found["loss"] / found["images"],
             **{name: found[name] / anchors for name in ("objectness", "anchor_boxes")},
             **{name: found[name] / regions for name in ("classes", "region_boxes")},
-            "error": found["errors"] / regions,
+            "region_error": found["errors"] / regions,
             "count": int(found["images"]),
         }
 
 
 def smooth_l1(difference: Array, beta: float | int) -> Array:
-    """Quadratic below beta, linear above (Girshick 2015, equation 3, with beta 1)."""
+    """Quadratic below beta, linear above (Girshick 2015, equation 3, with beta 1); with beta 0 the absolute value."""
     size = jnp.abs(difference)
+    if beta == 0:
+        return size
     return jnp.where(size < beta, 0.5 * size**2 / beta, size - 0.5 * beta)
 
 
-def anchor_losses(logits: Float[Array, " a"], offsets: Float[Array, "a 4"], targets: AnchorTargets) -> dict[str, Array]:
-    """Of one image: what `DetectionSums` has of the anchors."""
+def anchor_losses(
+    logits: Float[Array, " a"], offsets: Float[Array, "a 4"], targets: AnchorTargets, *, beta: float | int
+) -> dict[str, Array]:
+    """Of one image: what `DetectionSums` has of the anchors; beta is the smooth L1 loss's."""
     logits, offsets = logits[targets.anchor], offsets[targets.anchor]
     entropy = optax.sigmoid_binary_cross_entropy(logits, targets.positive.astype(jnp.float32))
-    boxes = smooth_l1(offsets - targets.offsets, ANCHOR_BETA).sum(1)
+    boxes = smooth_l1(offsets - targets.offsets, beta).sum(1)
     return {
         "objectness": jnp.where(targets.valid, entropy, 0.0).sum(),
         "anchor_boxes": jnp.where(targets.valid & targets.positive, boxes, 0.0).sum(),

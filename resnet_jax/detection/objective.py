@@ -11,7 +11,7 @@ from resnet_jax.detection.faster_rcnn import FasterRcnn, Level
 from resnet_jax.detection.losses import DetectionSums, anchor_losses, image_loss, region_losses
 from resnet_jax.detection.rpn import Proposals, propose
 from resnet_jax.detection.settings import AnchorSampling, Proposing, RegionSampling
-from resnet_jax.detection.targets import Truth, anchor_targets, region_targets
+from resnet_jax.detection.targets import RegionTargets, Truth, anchor_targets, region_targets
 from resnet_jax.models.dense import Sizes
 from resnet_jax.random_keys import Seed, named_key
 from resnet_jax.training.objective import Objective
@@ -26,6 +26,7 @@ class BoxBatch(flax.struct.PyTreeNode):
       truth: `Truth`, of arrays [n, ...].
       weight: 1 for an image, 0 for padding, float32 [n].
       position: of each image among all that the run trains on, int32 [n]; what is drawn for it depends on nothing else.
+      proposals: another detector's, of arrays [n, ...]; None: the trained one's own.
     """
 
     image: Any
@@ -33,6 +34,12 @@ class BoxBatch(flax.struct.PyTreeNode):
     truth: Truth
     weight: Any
     position: Any
+    proposals: Proposals | None = None
+
+    @property
+    def unreadable(self) -> Array:
+        """How many images could not be decoded: none, since one would have stopped the run."""
+        return jnp.zeros((), jnp.int32)
 
 
 class Sampling(NamedTuple):
@@ -42,28 +49,43 @@ class Sampling(NamedTuple):
       proposing: of the proposals.
       anchors: of the anchors.
       regions: of the proposals and objects.
-      beta: of the regions' smooth L1 loss.
+      anchor_beta: of the anchors' smooth L1 loss: sigma = 3 (Ren et al. 2015).
+      region_beta: of the regions'.
     """
 
     proposing: Proposing = Proposing(before=12000, after=2000)
     anchors: AnchorSampling = AnchorSampling()
     regions: RegionSampling = RegionSampling()
-    beta: float = 1.0
+    anchor_beta: float = 1.0 / 9.0
+    region_beta: float = 1.0
 
 
-def detection(detector: FasterRcnn, sampling: Sampling, *, seed: Seed) -> Objective:
-    """Proposals and regions trained together; batches are `BoxBatch`. Of each image the loss is `image_loss`.
+# What of the loss a step makes smaller.
+TRAINED = ("all", "proposals", "regions")
+
+
+def detection(detector: FasterRcnn, sampling: Sampling, *, seed: Seed, trains: str = "all") -> Objective:
+    """Proposals and regions trained together, or one of them; batches are `BoxBatch`.
+
+    Of each image the loss is `image_loss`, or its part.
 
     Args:
       detector: the net.
       sampling: of anchors and regions.
       seed: of the sampling.
+      trains: a name of `TRAINED`. With "proposals" no region is classified, with "regions" no anchor counts, and the
+        proposals are the batch's or those of the variables as they are: the steps of alternating training.
+
+    Raises:
+      ValueError: for another `trains`.
     """
+    if trains not in TRAINED:
+        raise ValueError(f"trains={trains!r}: allowed are {', '.join(TRAINED)}")
     sampling_key = named_key(seed, "sampling")
 
     def losses(variables, batch: BoxBatch, key):
         keys = jax.vmap(lambda position: jax.random.fold_in(sampling_key, position))(batch.position)
-        of_images = detection_losses(detector, variables, batch, keys, sampling, dropout_key=key)
+        of_images = detection_losses(detector, variables, batch, keys, sampling, dropout_key=key, trains=trains)
         sums = DetectionSums(*(jnp.sum(jnp.where(batch.weight > 0, each, 0.0) * batch.weight) for each in of_images))
         return sums.loss, sums, variables["batch_stats"]
 
@@ -71,7 +93,14 @@ def detection(detector: FasterRcnn, sampling: Sampling, *, seed: Seed) -> Object
 
 
 def detection_losses(
-    detector: FasterRcnn, variables: dict, batch: BoxBatch, keys: Array, sampling: Sampling, *, dropout_key: Array
+    detector: FasterRcnn,
+    variables: dict,
+    batch: BoxBatch,
+    keys: Array,
+    sampling: Sampling,
+    *,
+    dropout_key: Array,
+    trains: str = "all",
 ) -> DetectionSums:
     """The sums of each image, arrays [n].
 
@@ -82,23 +111,51 @@ def detection_losses(
       keys: [n], of what is drawn for each image.
       sampling: of anchors and regions.
       dropout_key: of the tail's dropout, where there is any.
+      trains: a name of `TRAINED`; the rest is 0.
     """
     # What `apply` returns depends on its arguments, which no type says.
     features: Any = detector.apply(variables, batch.image, batch.sizes, method="features")
-    outputs: Any = detector.apply(variables, features, method="proposing")
-    logits, offsets = outputs
-    anchors = detector.all_anchors(features)
+    proposals, count = batch.proposals, len(features)
+    found = {name: jnp.zeros(count) for name in DetectionSums._fields}
+    if proposals is None:
+        proposing: Any = detector.apply(variables, features, method="proposing")
+        logits, offsets = proposing
+        anchors = detector.all_anchors(features)
+        if trains != "regions":
+            found |= _of_anchors(logits, offsets, anchors, batch, keys, sampling)
+        if trains != "proposals":
+            own = propose_all(logits, offsets, anchors, batch.sizes, sampling.proposing)
+            proposals = jax.lax.stop_gradient(own)
+    if proposals is not None:
+        targets = jax.vmap(
+            lambda key, own, truth: region_targets(jax.random.fold_in(key, 1), own, truth, sampling.regions)
+        )(keys, proposals, batch.truth)
+        found |= _of_regions(detector, variables, features, targets, batch, sampling, dropout_key)
+    return DetectionSums(**(found | {"loss": image_loss(found), "images": jnp.ones(count)}))
 
-    def of_anchors(key, logits, offsets, truth, size):
+
+def _of_anchors(
+    logits: Array, offsets: Array, anchors: Array, batch: BoxBatch, keys: Array, sampling: Sampling
+) -> dict[str, Array]:
+    """What `DetectionSums` has of each image's anchors."""
+
+    def of_image(key, logits, offsets, truth, size):
         targets = anchor_targets(jax.random.fold_in(key, 0), anchors, truth, size, sampling.anchors)
-        return anchor_losses(logits, offsets, targets)
+        return anchor_losses(logits, offsets, targets, beta=sampling.anchor_beta)
 
-    def of_regions(key, proposals, truth):
-        return region_targets(jax.random.fold_in(key, 1), proposals, truth, sampling.regions)
+    return jax.vmap(of_image)(keys, logits, offsets, batch.truth, batch.sizes)
 
-    found = jax.vmap(of_anchors)(keys, logits, offsets, batch.truth, batch.sizes)
-    proposals = jax.lax.stop_gradient(propose_all(logits, offsets, anchors, batch.sizes, sampling.proposing))
-    targets = jax.vmap(of_regions)(keys, proposals, batch.truth)
+
+def _of_regions(
+    detector: FasterRcnn,
+    variables: dict,
+    features: Array,
+    targets: RegionTargets,
+    batch: BoxBatch,
+    sampling: Sampling,
+    dropout_key: Array,
+) -> dict[str, Array]:
+    """What `DetectionSums` has of each image's regions."""
     classified: Any = detector.apply(
         variables,
         [Level(features, batch.sizes)],
@@ -109,8 +166,7 @@ def detection_losses(
         rngs={"dropout": dropout_key},
     )
     scores, boxes = classified
-    found |= jax.vmap(lambda *own: region_losses(*own, beta=sampling.beta))(scores, boxes, targets)
-    return DetectionSums(loss=image_loss(found), images=jnp.ones(len(features)), **found)
+    return jax.vmap(lambda *own: region_losses(*own, beta=sampling.region_beta))(scores, boxes, targets)
 
 
 def propose_all(

@@ -1,12 +1,12 @@
-"""Training batches of images with boxes, decoded by threads or worker processes; each of one of two shapes.
+"""Training batches of images with boxes, decoded by threads or worker processes; each of one shape.
 
-Every epoch takes each image once, in an order of its own. Images that are wider than high share batches, and so do the
-others; the last batch of either kind is filled up with images of weight 0, so that none is left out. Which images a
-step sees, and how they are mirrored, follows from the seed and the step alone.
+Every epoch takes each image once, in an order of its own. Images of one shape share batches: those that are wider than
+high, and the others. The last batch of a shape is filled up with images of weight 0, so that none is left out. Which
+images a step sees, and how they are cropped and mirrored, follows from the seed and the step alone.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,8 +15,8 @@ from jaxtyping import Array, Float32, Int32, Int64
 from resnet_jax.data.augment import example_rng
 from resnet_jax.data.device_augment import normalize
 from resnet_jax.data.stream import Stream
-from resnet_jax.detection.annotations import BoxSource
-from resnet_jax.detection.batches import BoxExample, Framing, framed, stacked
+from resnet_jax.detection.annotations import Annotated, BoxSource, naming
+from resnet_jax.detection.batches import BoxExample, nothing_framed, stacked
 from resnet_jax.detection.objective import BoxBatch
 from resnet_jax.detection.targets import Truth
 
@@ -35,13 +35,32 @@ class HostBoxes(NamedTuple):
     position: Int32[np.ndarray, " n"]
 
 
+@runtime_checkable
+class ExampleFraming(Protocol):
+    """What makes examples of images, such as `Framing`; picklable, so that worker processes have it."""
+
+    @property
+    def max_boxes(self) -> int:
+        """Objects that an image can have."""
+
+    @property
+    def fill(self) -> tuple[int, int, int]:
+        """Colour of what fills a batch up."""
+
+    def buckets(self, source: BoxSource) -> list[tuple[int, int]]:
+        """(height, width) of the example of each image, in pixels."""
+
+    def example(self, example: Annotated, index: int, rng: np.random.Generator, *, flip: bool) -> BoxExample:
+        """The example of an image, of its place in the source and of the random numbers alone."""
+
+
 class BoxBatches:
     """The training batches of one host by step, each computed when asked for.
 
     Args:
       source: of the images.
-      framing: how they are scaled and padded.
-      seed: of order and mirroring.
+      framing: how they become examples.
+      seed: of order and examples.
       batch_size: images of all hosts together.
       rows: this host's rows of each batch; None is all.
       flip: whether half of the images are mirrored.
@@ -50,7 +69,7 @@ class BoxBatches:
     def __init__(
         self,
         source: BoxSource,
-        framing: Framing,
+        framing: ExampleFraming,
         *,
         seed: int,
         batch_size: int,
@@ -60,8 +79,9 @@ class BoxBatches:
         self.source, self.framing, self.seed, self.flip = source, framing, seed, flip
         self.batch_size = batch_size
         self.rows = range(batch_size) if rows is None else rows
-        buckets = [framing.bucket_of(source.size(index)) for index in range(len(source))]
-        self.kinds = [np.flatnonzero([bucket == kind for bucket in buckets]) for kind in sorted(set(buckets))]
+        self.buckets = framing.buckets(source)
+        kinds = sorted(set(self.buckets))
+        self.kinds = [np.flatnonzero([bucket == kind for bucket in self.buckets]) for kind in kinds]
 
     @property
     def steps_per_epoch(self) -> int:
@@ -74,8 +94,9 @@ class BoxBatches:
         rows = list(self.rows)
         positions = [step * self.batch_size + row for row in rows]
         some = next(int(index) for index in indices if index >= 0)
+        filling = nothing_framed(self.buckets[some], self.framing)
         examples = [
-            self._example(int(indices[row]), position) if indices[row] >= 0 else _empty(self.framing, self.source, some)
+            self._example(int(indices[row]), position) if indices[row] >= 0 else filling
             for row, position in zip(rows, positions, strict=True)
         ]
         weight = (indices[rows] >= 0).astype(np.float32)
@@ -94,44 +115,28 @@ class BoxBatches:
         return np.concatenate(batches)[random.permutation(self.steps_per_epoch)[number]]
 
     def _example(self, index: int, position: int) -> BoxExample:
-        mirror = self.flip and bool(example_rng(self.seed, position).random() < 0.5)
-        return framed(self.source[index], index, self.framing, mirror=mirror)
+        with naming(self.source, index):
+            return self.framing.example(self.source[index], index, example_rng(self.seed, position), flip=self.flip)
 
     def stream(self, *, first_step: int, stop_step: int, workers: int | None = None) -> Stream:
         """The batches from `first_step` up to `stop_step` in their order, decoded ahead of time."""
         return Stream(self, range(first_step, stop_step), workers=workers)
 
 
-def _empty(framing: Framing, source: BoxSource, index: int) -> BoxExample:
-    """No image, of the shape of that one's bucket."""
-    height, width = framing.bucket_of(source.size(index))
-    most = framing.max_boxes
-    return BoxExample(
-        image=np.broadcast_to(np.array(framing.fill, np.uint8), (height, width, 3)),
-        boxes=np.zeros((most, 4), np.float32),
-        labels=np.zeros(most, np.int32),
-        valid=np.zeros(most, bool),
-        ignored=np.zeros(most, bool),
-        size=np.array([height, width], np.int32),
-        scale=np.ones(2, np.float32),
-        image_index=np.array(-1, np.int32),
-    )
-
-
-def make_prepare(mean: np.ndarray, std: np.ndarray) -> Callable[[HostBoxes], BoxBatch]:
-    """Returns what makes a `BoxBatch` of a `HostBoxes` on the devices.
+def make_prepare(mean: np.ndarray, std: np.ndarray) -> Callable[..., BoxBatch]:
+    """Returns what makes a `BoxBatch` of the fields of a `HostBoxes`, and of the step, on the devices.
 
     Args:
       mean: of each channel, in pixel values.
       std: likewise.
     """
 
-    def prepare(batch: HostBoxes) -> BoxBatch:
-        examples = batch.examples
+    def prepare(examples: BoxExample, weight: Any, position: Any, step: Any) -> BoxBatch:
+        del step
         truth = Truth(
             *(jnp.asarray(each) for each in (examples.boxes, examples.labels, examples.valid, examples.ignored))
         )
         image: Array = normalize(jnp.asarray(examples.image), mean, std)
-        return BoxBatch(image, examples.size, truth, batch.weight, batch.position)
+        return BoxBatch(image, jnp.asarray(examples.size), truth, weight, position)
 
     return prepare

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from resnet_jax.detection.boxes import clip, decode
+from resnet_jax.detection.boxes import clip, decode, mirror
 from resnet_jax.detection.faster_rcnn import FasterRcnn, Level
 from resnet_jax.detection.nms import Detections, suppress_by_class, vote
 from resnet_jax.detection.objective import propose_all
@@ -23,12 +23,15 @@ class DetectionProtocol(NamedTuple):
       detecting: of the detections.
       refinement: classify the regressed boxes, too, and take both.
       voting: least overlap of the boxes whose mean, weighted by their scores, replaces a detection's; None: no voting.
+      flip: classify the regions on the images with left and right exchanged, too, and average; the paper's detectors
+        are tested without.
     """
 
     proposing: Proposing = Proposing()
     detecting: Detecting = Detecting()
     refinement: bool = False
     voting: float | None = None
+    flip: bool = False
 
 
 class Member(NamedTuple):
@@ -43,6 +46,14 @@ class Scaled(NamedTuple):
 
     images: Array
     sizes: Array
+
+
+class _View(NamedTuple):
+    """A member with what it looks at: each image at one scale or several, as it is or mirrored."""
+
+    member: Member
+    levels: list[Level]
+    mirrored: bool
 
 
 class Regions(NamedTuple):
@@ -69,7 +80,8 @@ def detect(
 ) -> Detections:
     """The detections of each image, best first.
 
-    Of an ensemble all members propose, and each classifies all proposals: probabilities and boxes are averaged.
+    Of an ensemble all members propose, and each classifies all proposals: probabilities and boxes are averaged. So are
+    those on images and on mirrored images; all proposals come from the former.
 
     Args:
       members: one or more, with the same classes.
@@ -88,11 +100,38 @@ def detect(
     levels = [[Level(own, sizes)] for own in features]
     if pyramid:
         levels = [[_level(member, scaled) for scaled in pyramid] for member in members]
-    regions = _classified(members, levels, boxes, valid, sizes)
+    views = [_View(member, own, False) for member, own in zip(members, levels, strict=True)]
+    if protocol.flip:
+        mirrored = [_mirrored(scaled) for scaled in pyramid or [Scaled(images, sizes)]]
+        views += [_View(member, [_level(member, scaled) for scaled in mirrored], True) for member in members]
+    regions = _classified(views, boxes, valid, sizes)
     if protocol.refinement:
-        refined = _classified(members, levels, _best_boxes(regions), valid, sizes)
+        refined = _classified(views, _best_boxes(regions), valid, sizes)
         regions = Regions(*(jnp.concatenate(both, axis=1) for both in zip(regions, refined, strict=True)))
     return jax.vmap(lambda *own: _choose(Regions(*own), protocol))(*regions)
+
+
+def proposed(
+    members: Sequence[Member],
+    images: Float[Array, "n h w c"],
+    sizes: Sizes,
+    protocol: DetectionProtocol,
+    *,
+    pyramid: Sequence[Scaled] = (),
+) -> Detections:
+    """The proposals of each image, of one class, each member's best first; arguments as `detect`'s.
+
+    Scores are logits, and between members not comparable.
+    """
+    del pyramid
+    sizes, found = jnp.asarray(sizes), []
+    for net, variables in members:
+        features: Any = net.apply(variables, images, sizes, method="features")
+        outputs: Any = net.apply(variables, features, method="proposing")
+        logits, offsets = outputs
+        found.append(propose_all(logits, offsets, net.all_anchors(features), sizes, protocol.proposing))
+    boxes, scores, valid = (jnp.concatenate(each, axis=1) for each in zip(*found, strict=True))
+    return Detections(boxes, jnp.where(valid, scores, 0.0), jnp.zeros(valid.shape, jnp.int32), valid)
 
 
 def _proposed(members, features, sizes, settings: Proposing) -> tuple[Array, Array]:
@@ -110,14 +149,26 @@ def _level(member: Member, scaled: Scaled) -> Level:
     return Level(features, jnp.asarray(scaled.sizes))
 
 
-def _classified(members, levels, boxes: Array, valid: Array, sizes: Array) -> Regions:
-    """Means of the members' probabilities and boxes."""
+def _mirrored(scaled: Scaled) -> Scaled:
+    """The images with left and right exchanged within their own widths; the padding stays at the right."""
+    images, sizes = jnp.asarray(scaled.images), jnp.asarray(scaled.sizes)
+    column, width = jnp.arange(images.shape[2])[None], sizes[:, 1:]
+    source = jnp.where(column < width, width - 1 - column, column)
+    return Scaled(jnp.take_along_axis(images, source[:, None, :, None], axis=2), sizes)
+
+
+def _classified(views: Sequence[_View], boxes: Array, valid: Array, sizes: Array) -> Regions:
+    """Means of the views' probabilities and boxes."""
+    mirror_all = jax.vmap(mirror)
     found = []
-    for (net, variables), own in zip(members, levels, strict=True):
-        logits, offsets = net.apply(variables, own, boxes, sizes, method="classify")
-        moved = decode(offsets, boxes[:, :, None], REGION_WEIGHTS)
-        found.append((jax.vmap(clip)(moved, sizes), jax.nn.softmax(logits)[..., 1:]))
-    moved, scores = (sum(each) / len(members) for each in zip(*found, strict=True))
+    for (net, variables), levels, mirrored in views:
+        own = mirror_all(boxes, sizes[:, 1]) if mirrored else boxes
+        outputs: Any = net.apply(variables, levels, own, sizes, method="classify")
+        logits, offsets = outputs
+        moved = jax.vmap(clip)(decode(offsets, own[:, :, None], REGION_WEIGHTS), sizes)
+        moved = mirror_all(moved, sizes[:, 1]) if mirrored else moved
+        found.append((moved, jax.nn.softmax(logits)[..., 1:]))
+    moved, scores = (sum(each) / len(views) for each in zip(*found, strict=True))
     return Regions(moved, scores, valid)
 
 

@@ -12,15 +12,52 @@ here is its overlap exactly, for detections too that would be written as (x1 + 1
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float64
 
 from resnet_jax.detection.annotations import Annotated
 from resnet_jax.detection.detected import Detected, check_detected, overlaps
 
 METRICS = ("eleven_points", "area")
+
+
+class PrecisionRecall(NamedTuple):
+    """Precision against recall of one class: a point for each detection that counts, by falling score.
+
+    Attributes:
+      right: whether each of n detections is right.
+      objects: how many are to be found.
+    """
+
+    right: Bool[np.ndarray, " n"]
+    objects: int
+
+    @property
+    def recall(self) -> Float64[np.ndarray, " n"]:
+        """The part of the objects found so far, 0 to 1; NaN where there are none."""
+        return self.right.cumsum() / (self.objects or np.nan)
+
+    @property
+    def precision(self) -> Float64[np.ndarray, " n"]:
+        """The part of the detections so far that is right, 0 to 1."""
+        return self.right.cumsum() / np.arange(1, len(self.right) + 1)
+
+    def average(self, metric: str) -> float:
+        """Average precision, 0 to 1; NaN without objects.
+
+        Args:
+          metric: as in `voc_ap`.
+
+        Raises:
+          ValueError: an unknown metric.
+        """
+        if metric not in METRICS:
+            raise ValueError(f"metric={metric!r}; allowed: {', '.join(METRICS)}")
+        if not self.objects:
+            return float("nan")
+        return _at_eleven_points(self) if metric == "eleven_points" else _area(self)
 
 
 def voc_ap(
@@ -46,18 +83,31 @@ def voc_ap(
     Raises:
       ValueError: an unknown metric, detections that do not fit the images, or no object at all.
     """
-    if metric not in METRICS:
-        raise ValueError(f"metric={metric!r}; allowed: {', '.join(METRICS)}")
-    check_detected(detections, truths, len(class_names))
-    average = _at_eleven_points if metric == "eleven_points" else _area
-    ap = {}
-    for label, name in enumerate(class_names):
-        objects = sum(int(((truth.labels == label) & ~truth.ignored).sum()) for truth in truths)
-        right = _judged(detections, truths, label, threshold)
-        ap[name] = average(right, objects) if objects else float("nan")
+    curves = precision_recall(detections, truths, class_names, threshold=threshold)
+    ap = {name: curve.average(metric) for name, curve in curves.items()}
     if np.isnan(list(ap.values())).all():
         raise ValueError("the images have no object that counts, so there is no mean")
     return {"ap": ap, "mean_ap": float(np.nanmean(list(ap.values()))), "count": len(truths)}
+
+
+def precision_recall(
+    detections: Sequence[Detected],
+    truths: Sequence[Annotated],
+    class_names: Sequence[str],
+    *,
+    threshold: float = 0.5,
+) -> dict[str, PrecisionRecall]:
+    """The curve of each class by its name, from which `voc_ap` takes the averages; arguments are as there.
+
+    Raises:
+      ValueError: detections that do not fit the images.
+    """
+    check_detected(detections, truths, len(class_names))
+    curves = {}
+    for label, name in enumerate(class_names):
+        objects = sum(int(((truth.labels == label) & ~truth.ignored).sum()) for truth in truths)
+        curves[name] = PrecisionRecall(_judged(detections, truths, label, threshold), objects)
+    return curves
 
 
 def _judged(
@@ -84,17 +134,15 @@ def _judged(
     return np.array(right, bool)[np.argsort(-np.array(scores), kind="stable")]
 
 
-def _at_eleven_points(right: Bool[np.ndarray, " n"], objects: int) -> float:
+def _at_eleven_points(curve: PrecisionRecall) -> float:
     """The mean, over recalls of 0, 0.1, ... 1, of the best precision at that recall or a higher one."""
-    hits = right.cumsum()
-    precision = hits / np.arange(1, len(hits) + 1)
+    hits, precision = curve.right.cumsum(), curve.precision
     # In whole numbers: 3 objects of 10 are a recall of 0.3, which 3 * 0.1 exceeds.
-    return sum(float(precision[10 * hits >= k * objects].max(initial=0.0)) for k in range(11)) / 11
+    return sum(float(precision[10 * hits >= k * curve.objects].max(initial=0.0)) for k in range(11)) / 11
 
 
-def _area(right: Bool[np.ndarray, " n"], objects: int) -> float:
+def _area(curve: PrecisionRecall) -> float:
     """The area below the best precision at a recall or a higher one."""
-    precision = right.cumsum() / np.arange(1, len(right) + 1)
-    best = np.maximum.accumulate(precision[::-1])[::-1]
+    best = np.maximum.accumulate(curve.precision[::-1])[::-1]
     # Recall rises by 1 / objects at each right detection and nowhere else.
-    return float(best[right].sum() / objects)
+    return float(best[curve.right].sum() / curve.objects)

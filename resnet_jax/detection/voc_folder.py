@@ -1,5 +1,6 @@
 """A folder in the form of PASCAL VOC's development kit, such as VOCdevkit/VOC2007."""
 
+import hashlib
 import xml.etree.ElementTree as ET
 from functools import partial
 from pathlib import Path
@@ -96,6 +97,10 @@ class VocFolder(BoxSource):
     def count(self, index: int) -> int:
         """How many objects an image has."""
         return len(self._parsed[index].objects)
+
+    def digest(self) -> str:
+        """Of all that the annotations say, and the images' names; see `BoxSource.digest`."""
+        return hashlib.sha256(repr((self.class_names, self._ids, self._parsed)).encode()).hexdigest()
 
     def where(self, index: int) -> str:
         """Names an image in a message: folder, split, index, file."""

@@ -30,6 +30,16 @@ class Sums(flax.struct.PyTreeNode):
         """No examples yet."""
         return cls(*(jnp.zeros((), jnp.float32) for _ in range(4)))
 
+    @property
+    def wrong(self) -> tuple[Any, Any]:
+        """Errors and of how many; a schedule's warm-up may wait for their share to fall."""
+        return self.errors_top1, self.count
+
+    @property
+    def counted(self) -> Any:
+        """How many examples; without any there are no means."""
+        return self.count
+
     def __add__(self, other: "Sums") -> "Sums":
         return jax.tree.map(jnp.add, self, other)
 

@@ -101,21 +101,42 @@ def add_shares(count: int, mesh: Mesh, test: Callable[[range], Sums], *, unreada
     """
     processes = processes_of(mesh)
     share = share_of(count, processes.index(jax.process_index()), len(processes))
-    sums, problem = Sums.zero(), None
-    try:
-        sums = jax.device_get(test(share))
-    except Exception as error:
-        problem = error
-    how = _WELL if problem is None else _BAD_INPUT if isinstance(problem, ValueError) else _FAULT
-    rows = gather(np.asarray([*jax.tree.leaves(sums), len(share), how], np.float32), mesh)
-    if rows[:, -1].any():
-        _stop(problem, rows[:, -1], mesh)
+
+    def work() -> np.ndarray:
+        return np.asarray([*jax.tree.leaves(jax.device_get(test(share))), len(share)], np.float32)
+
+    rows = exchange(mesh, work, like=np.zeros(len(jax.tree.leaves(Sums.zero())) + 1, np.float32))
     # Row by row: one order of the processes in all of them.
-    *totals, seen = rows[:, :-1].astype(np.float64).sum(axis=0)
+    *totals, seen = rows.astype(np.float64).sum(axis=0)
     added = Sums(*totals)
     if seen != count or added.count > count or (added.count < count and unreadable != "skip"):
         raise RuntimeError(f"evaluated {added.count:.0f} of {count} images; every one must count once")
     return added.means()
+
+
+def exchange(mesh: Mesh, work: Callable[[], np.ndarray], *, like: np.ndarray) -> Shaped[np.ndarray, "processes ..."]:
+    """Does each process's work, and gives all what each has made; all call it together.
+
+    Args:
+      mesh: devices of all processes.
+      work: makes this process's values.
+      like: an array of their shape and type, which a process brings whose work fails.
+
+    Raises:
+      Exception: what `work` raised here.
+      ValueError: `work` raised one in another process; the message is its.
+      PeerLost: `work` raised anything else in another process, and the message is its; or a process is gone.
+    """
+    values, problem = like, None
+    try:
+        values = work()
+    except Exception as error:
+        problem = error
+    how = _WELL if problem is None else _BAD_INPUT if isinstance(problem, ValueError) else _FAULT
+    ends = gather(np.asarray(how), mesh)
+    if ends.any():
+        _stop(problem, ends, mesh)
+    return gather(values, mesh)
 
 
 def _stop(problem: Exception | None, how: np.ndarray, mesh: Mesh) -> None:

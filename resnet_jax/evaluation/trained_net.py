@@ -53,7 +53,10 @@ class TrainedNet:
     @classmethod
     def restore(cls, files: Workdir, *, checkpoint: str | int, mesh: Mesh) -> "TrainedNet":
         """Reads a run's checkpoint; raises what `Workdir.read_config` and `Checkpoints.restore` raise."""
-        config, input = files.read_config(), InputDescription.load(files.input)
+        config = files.read_config()
+        if config.task != "classification":
+            raise ValueError(f"{files.path} is of a run with task={config.task}, not classification")
+        input = InputDescription.load(files.input)
         if config.num_seeds > 1:
             raise ValueError(
                 f"{files.path} is of {config.num_seeds} seeds that train together; each has a workdir in it at the "

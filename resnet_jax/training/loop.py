@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 
 from resnet_jax import config as configs
-from resnet_jax.build import Parts
 from resnet_jax.checkpoints import Checkpoints
 from resnet_jax.compiled_programs import programs_folder
 from resnet_jax.distributed import collected, replicate
-from resnet_jax.evaluation.evaluator import Evaluate, make_evaluator
 from resnet_jax.hosts.agreement import check_agreement
 from resnet_jax.hosts.peers import lost_peers_named
+from resnet_jax.parts import Parts
 from resnet_jax.records import read_record
+from resnet_jax.tasks import TASKS
 from resnet_jax.training.determinism import compiler_options, promises
 from resnet_jax.training.member import Member
 from resnet_jax.training.preemption import Preempted, Preemption
@@ -107,6 +107,7 @@ def _train(config: Any, files: Workdir, writers: Sequence[Any], times: StartTime
             files.checkpoints,
             keep_latest=parts.config.checkpoint.keep_latest,
             keep_best=parts.config.checkpoint.keep_best,
+            best_metric=TASKS[parts.config.task].error,
         ) as checkpoints,
     ):
         run = _Run(parts, state, files, checkpoints, watchdog, writers, begun=begun, times=times)
@@ -161,17 +162,11 @@ class _Run:
             )
             for seed in parts.seeds.numbers
         ]
-        self.evaluate: Evaluate = make_evaluator(
-            parts.model,
-            parts.mesh,
-            protocol="center",
-            batch_size=self.config.evaluate.batch_size,
-            input=parts.input,
-            workers=self.config.data.workers,
-            compiler_options=self.compiler_options,
-        )
+        self.task = TASKS[self.config.task]
+        self.evaluate = self.task.make_evaluator(parts, self.compiler_options)
         self.after_evaluation = jax.jit(parts.seeds.over(parts.schedule.after_evaluation))
-        self.calls: dict[int, Any] = {}
+        # By the number of updates and the shapes of what they take.
+        self.calls: dict[tuple, Any] = {}
 
     @property
     def promises(self) -> str:
@@ -252,9 +247,10 @@ class _Run:
             per_call = self.parts.steps_per_call
             length = per_call if self.step + per_call <= stop else 1
             arguments = (self.state, self.progress, *self.parts.feed.arguments(self.step))
-            if length not in self.calls:
-                self.calls[length] = self.compile(length, arguments)
-            self.state, self.progress = self.calls[length](*arguments)
+            kind = length, _shapes(arguments[2:])
+            if kind not in self.calls:
+                self.calls[kind] = self.compile(length, arguments)
+            self.state, self.progress = self.calls[kind](*arguments)
             self.step += length
             if not self.times.complete:
                 self.first_done(length)
@@ -281,9 +277,9 @@ class _Run:
 
     def test_errors(self) -> list[dict[str, dict[str, float]]]:
         """Of each member, loss and errors of the validation and test splits, by split."""
-        held_out = {split: data for split, data in self.parts.splits.items() if split != "train"}
+        held_out = [split for split in self.parts.splits if split != "train"]
         return [
-            {split: self.evaluate(variables, data) for split, data in held_out.items()}
+            {split: self.evaluate(variables, split) for split in held_out}
             for _, variables in self.of_each(collected(self.state.evaluated_variables, self.parts.mesh))
         ]
 
@@ -300,10 +296,10 @@ class _Run:
             own = self.parts.seeds.join([jnp.float32(error) for error in errors])
             schedule_state = self.after_evaluation(self.state.schedule_state, own)
             self.state = self.state.replace(schedule_state=replicate(schedule_state, self.parts.mesh))
-        return {"error_top1": sum(errors) / len(errors)}
+        return {self.task.error: sum(errors) / len(errors)}
 
     def finish(self) -> None:
-        """Tests all training images, without augmentation, and leaves the records behind."""
+        """Tests the training images, without augmentation, and leaves the records behind."""
         with self.watchdog.phase("evaluation"):
             if not all(member.held_out for member in self.members):
                 for member, found in zip(self.members, self.test_errors(), strict=True):
@@ -312,12 +308,14 @@ class _Run:
             trained = [self.train_errors(own) for _, own in variables]
         with self.watchdog.phase("save"):
             for (member, state), train in zip(self.of_each((self.state, self.progress)), trained, strict=True):
-                member.finish(state, {"train": train, **self.facts(state[0])})
+                member.finish(state, {**train, **self.facts(state[0])})
 
-    def train_errors(self, variables: dict) -> dict[str, float]:
-        # What training leaves out cannot be tested either; the count says how many are left.
-        found = self.evaluate(variables, self.parts.splits["train"], unreadable=self.config.data.unreadable)
-        return {"loss": found["loss"], "error": found["error_top1"], "count": found["count"]}
+    def train_errors(self, variables: dict) -> dict[str, Any]:
+        if "train" not in self.parts.splits:
+            return {}
+        found = self.evaluate(variables, "train")
+        loss = {"loss": found["loss"]} if "loss" in found else {}
+        return {"train": {**loss, "error": found[self.task.error], "count": found["count"]}}
 
     def facts(self, state: TrainState) -> dict[str, Any]:
         """What the record says of the run itself."""
@@ -334,3 +332,7 @@ class _Run:
             "determinism": self.promises,
             **({"seeds_together": len(self.members)} if self.parts.seeds.together else {}),
         }
+
+
+def _shapes(tree: Any) -> tuple:
+    return tuple(jnp.shape(leaf) for leaf in jax.tree.leaves(tree))

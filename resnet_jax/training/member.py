@@ -8,10 +8,11 @@ from ml_collections import FrozenConfigDict
 
 from resnet_jax import config as configs
 from resnet_jax.analysis.curves import plot_curves
-from resnet_jax.build import Parts
 from resnet_jax.checkpoints import Checkpoints
 from resnet_jax.environment import environment, peak_memory
+from resnet_jax.parts import Parts
 from resnet_jax.records import write_record
+from resnet_jax.tasks import TASKS
 from resnet_jax.training.metrics_log import MetricsLog
 from resnet_jax.workdir import Workdir
 from resnet_jax.writers import JsonLinesWriter, MultiWriter, ProgressWriter, TensorBoardWriter
@@ -33,6 +34,7 @@ class Member:
     def __init__(self, parts: Parts, files: Workdir, seed: int, *, first_step: int, writers: Sequence[Any] = ()):
         alone = {"seed": seed, "num_seeds": 1}
         self.config = FrozenConfigDict(configs.nest(configs.flatten(parts.config) | alone))
+        self.task = TASKS[self.config.task]
         self.files = files
         self.together = parts.seeds.together
         if self.together and jax.process_index() == 0:
@@ -65,9 +67,9 @@ class Member:
         """
         self.held_out = errors
         for split, found in errors.items():
-            scalars = {f"{split}/{name}": value for name, value in found.items() if name != "count"}
-            self.writer.write_scalars(step, scalars)
-        return errors.get("validation", errors["test"])["error_top1"]
+            scalars = {name: value for name, value in found.items() if name != "count" and not isinstance(value, dict)}
+            self.writer.write_scalars(step, {f"{split}/{name}": value for name, value in scalars.items()})
+        return self._best_by()
 
     def finish(self, state: Any, record: Mapping[str, Any]) -> None:
         """Writes what the run leaves behind, the record last; of several seeds also this one's state at the end.
@@ -82,17 +84,18 @@ class Member:
         if self.together:
             with Checkpoints(self.files.checkpoints, keep_latest=1, keep_best=0) as checkpoints:
                 if step not in checkpoints.steps():
-                    checkpoints.save(step, state, {"error_top1": self._best_by()})
+                    checkpoints.save(step, state, {self.task.error: self._best_by()})
         if jax.process_index() == 0:
             plot_curves(self.files.metrics, self.files.curves)
             write_record(self.files.record, self._record(record))
 
     def _best_by(self) -> float:
-        return self.held_out.get("validation", self.held_out["test"])["error_top1"]
+        return self.held_out.get("validation", self.held_out["test"])[self.task.error]
 
     def _record(self, known: Mapping[str, Any]) -> dict[str, Any]:
         tested = {
-            split: {key: errors[key] for key in ("error_top1", "error_top5", "count")} | {"protocol": "center"}
+            split: {key: value for key, value in errors.items() if key != "loss"}
+            | {"protocol": self.task.protocol(self.config)}
             for split, errors in self.held_out.items()
         }
         return {

@@ -84,9 +84,8 @@ class MetricsLog:
         scalars = {"train/learning_rate": float(progress.learning_rate), "train/skipped": float(progress.skipped)}
         if unreadable := int(progress.unreadable):
             scalars["train/unreadable"] = unreadable
-        if float(progress.sums.count):
-            means = progress.sums.means()
-            scalars |= {"train/loss": means["loss"], "train/error_top1": means["error_top1"]}
+        if float(progress.sums.counted):
+            scalars |= {f"train/{name}": value for name, value in progress.sums.means().items() if name != "count"}
         if seconds > 0:
             scalars["train/images_per_second"] = line.steps * self._batch_size / seconds
         self._writer.write_scalars(line.step, scalars)

@@ -15,8 +15,8 @@ class Objective(NamedTuple):
 
     Attributes:
       losses: (variables, batch, key) -> the sum of the losses of the batch's examples, each times its `batch.weight`;
-        sums to count, see `Progress`; and the running statistics after the batch. The key is of what is drawn, such as
-        dropout.
+        sums to count, with `means()`, `wrong` and `counted` as `evaluation.metrics.Sums` has them; and the running
+        statistics after the batch. The key is of what is drawn, such as dropout.
       zero: the sums of no batch.
       group_size: examples whose losses depend on each other, and so stay together wherever a batch is cut; None: all.
       learns_statistics: whether running statistics move.

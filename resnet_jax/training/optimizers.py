@@ -1,6 +1,6 @@
 """Optimizers: SGD with momentum and coupled weight decay (sections 3.4 and 4.2), and LAMB for large batches."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import optax
@@ -9,7 +9,13 @@ DECAYED = ("kernels", "all")
 
 
 def sgd(
-    *, momentum: float, nesterov: bool, weight_decay: float, decay: str, clip_norm: float | None = None
+    *,
+    momentum: float,
+    nesterov: bool,
+    weight_decay: float,
+    decay: str,
+    clip_norm: float | None = None,
+    constant: Sequence[str] = (),
 ) -> optax.GradientTransformation:
     """v = momentum * v + (gradient + weight_decay * w); the step then takes w - learning_rate * v.
 
@@ -23,19 +29,26 @@ def sgd(
       decay: "kernels" decays convolutions and dense kernels only; "all" also biases, gammas and betas.
         The paper does not say which; the field has done both.
       clip_norm: scale the gradient down to this norm over all parameters where it is larger; not in the paper.
+      constant: beginnings of the names of layers, as "trunk/stage1", that get no gradient, and so are not to decay.
 
     Raises:
       ValueError: for another `decay`, or a `clip_norm` that is not above 0.
     """
     return optax.chain(
         *_clip(clip_norm),
-        optax.add_decayed_weights(weight_decay, mask=_decayed(decay)),
+        optax.add_decayed_weights(weight_decay, mask=_decayed(decay, constant)),
         optax.trace(momentum, nesterov=nesterov),
     )
 
 
 def lamb(
-    *, momentum: float, weight_decay: float, decay: str, clip_norm: float | None = None, nesterov: bool = False
+    *,
+    momentum: float,
+    weight_decay: float,
+    decay: str,
+    clip_norm: float | None = None,
+    nesterov: bool = False,
+    constant: Sequence[str] = (),
 ) -> optax.GradientTransformation:
     """Adam's direction plus weight_decay * w, each array's scaled to the norm of its w (You et al. 2020, LAMB).
 
@@ -50,13 +63,14 @@ def lamb(
       decay: "kernels" decays and scales convolutions and dense kernels only; "all" also biases, gammas and betas.
       clip_norm: scale the gradient down to this norm over all parameters where it is larger.
       nesterov: must be False; here because `sgd` has it.
+      constant: as of `sgd`.
 
     Raises:
       ValueError: for another `decay`, a `clip_norm` that is not above 0, or nesterov=True.
     """
     if nesterov:
         raise ValueError("nesterov=True: lamb has no such form; set False, or choose sgd")
-    mask = _decayed(decay)
+    mask = _decayed(decay, constant)
     ratio = optax.scale_by_trust_ratio()
     return optax.chain(
         *_clip(clip_norm),
@@ -85,11 +99,23 @@ def is_kernel(params):
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
-def _decayed(decay: str):
+def _decayed(decay: str, constant: Sequence[str]):
     """The mask of the parameters that decay; None is all."""
     if decay not in DECAYED:
         raise ValueError(f"decay={decay!r} is not one of {', '.join(DECAYED)}")
-    return is_kernel if decay == "kernels" else None
+    if not constant:
+        return is_kernel if decay == "kernels" else None
+
+    def mask(params):
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: (
+                (decay == "all" or path[-1].key == "kernel")
+                and not "/".join(part.key for part in path).startswith(tuple(constant))
+            ),
+            params,
+        )
+
+    return mask
 
 
 def _clip(clip_norm: float | None) -> list[optax.GradientTransformation]:

@@ -7,11 +7,12 @@ from typing import Any
 
 import jax
 
-from resnet_jax.build import Parts, build
 from resnet_jax.config import flatten
 from resnet_jax.environment import source_digest
 from resnet_jax.hosts.agreement import check_agreement
 from resnet_jax.hosts.fingerprint import fingerprint
+from resnet_jax.parts import Parts
+from resnet_jax.tasks import TASKS
 from resnet_jax.training.determinism import check_threads, promises
 from resnet_jax.training.start_times import StartTimes
 from resnet_jax.training.state import TrainState
@@ -51,7 +52,7 @@ def started(config: Any, files: Workdir, times: StartTimes) -> Iterator[tuple[Pa
         try:
             if jax.default_backend() == "cpu":
                 check_threads(config.train.determinism, jax.local_device_count())
-            parts = build(config)
+            parts = TASKS[config.task].build(config)
             times.end("data")
             variables = parts.initial_variables()
             facts = _facts(parts, variables)
@@ -60,7 +61,7 @@ def started(config: Any, files: Workdir, times: StartTimes) -> Iterator[tuple[Pa
                 stack.enter_context(lock_workdir(files.path))
             files.refuse_other_config(config)
             files.refuse_other_data(parts.config, parts.input, parts.data)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, ImportError) as error:
             problem = error
         check_agreement({"start": "ready" if problem is None else str(problem), **facts}, seconds=_PREPARATION_SECONDS)
         if problem is not None:

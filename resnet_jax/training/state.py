@@ -79,7 +79,7 @@ class Progress(flax.struct.PyTreeNode):
     """What has been seen since metrics were last written; kept on the device so that no step waits for the host.
 
     Attributes:
-      sums: loss and errors of the training batches, skipped ones left out.
+      sums: loss and errors of the training batches, skipped ones left out, see `Objective`.
       skipped: updates left out because the loss or a gradient was not finite, int32.
       bad_step: the first of them, int32; -1 if none.
       bad_loss: its loss, float32.
@@ -90,7 +90,7 @@ class Progress(flax.struct.PyTreeNode):
       unreadable: images that could not be decoded, int32.
     """
 
-    sums: Sums
+    sums: Any
     skipped: Any
     bad_step: Any
     bad_loss: Any
@@ -101,10 +101,10 @@ class Progress(flax.struct.PyTreeNode):
     unreadable: Any
 
     @classmethod
-    def zero(cls) -> "Progress":
-        """Nothing seen yet."""
+    def zero(cls, sums: Any = None) -> "Progress":
+        """Nothing seen yet; the sums are `Objective.zero`, None those of classification."""
         return cls(
-            sums=Sums.zero(),
+            sums=Sums.zero() if sums is None else sums,
             skipped=jnp.zeros((), jnp.int32),
             bad_step=jnp.full((), -1, jnp.int32),
             bad_loss=jnp.zeros((), jnp.float32),
@@ -115,7 +115,7 @@ class Progress(flax.struct.PyTreeNode):
             unreadable=jnp.zeros((), jnp.int32),
         )
 
-    def add(self, sums: Sums, *, state: TrainState, loss: Array, learning_rate: Array, unreadable: Array) -> "Progress":
+    def add(self, sums: Any, *, state: TrainState, loss: Array, learning_rate: Array, unreadable: Array) -> "Progress":
         """Counts one batch, with the state after it."""
         finite, step = state.skipped == 0, state.step - 1
         first_bad = ~finite & (self.skipped == 0)

@@ -10,8 +10,6 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from resnet_jax.data.batch import Batch
-from resnet_jax.data.device_augment import Prepare
 from resnet_jax.data.resident import BatchAt, ResidentData
 from resnet_jax.distributed import replicated, split_batch
 from resnet_jax.random_keys import Seed, named_key
@@ -21,7 +19,8 @@ from resnet_jax.training.schedules import Schedule
 from resnet_jax.training.sharding import collect, distribute, lay_out
 from resnet_jax.training.state import Progress, TrainState
 
-TrainStep = Callable[[TrainState, Progress, Batch], tuple[TrainState, Progress]]
+# The batch is what the objective takes.
+TrainStep = Callable[[TrainState, Progress, Any], tuple[TrainState, Progress]]
 
 
 def make_train_step(
@@ -68,7 +67,7 @@ def make_train_step(
             f"mesh={mesh}, bn_group_size={group_size}, accumulation_steps={accumulation_steps}"
         )
 
-    def differentiate(state: TrainState, batch: Batch, weight: Array, key: Array):
+    def differentiate(state: TrainState, batch: Any, weight: Array, key: Array):
         """Loss over `weight`, sums and running statistics of a batch or a part of one, and the loss's gradients."""
 
         def mean_loss(params):
@@ -80,13 +79,13 @@ def make_train_step(
         (loss, (sums, batch_stats)), gradients = jax.value_and_grad(mean_loss, has_aux=True)(params)
         return loss, sums, batch_stats, gradients
 
-    def train_step(state: TrainState, progress: Progress, batch: Batch) -> tuple[TrainState, Progress]:
+    def train_step(state: TrainState, progress: Progress, batch: Any) -> tuple[TrainState, Progress]:
         if ema_decay and not state.ema:
             raise ValueError(f"ema_decay={ema_decay}: the state carries no averages; create it with ema=True")
         key = jax.random.fold_in(drawing_key, state.step)
         # A batch without a readable image is no reason to divide by 0.
         weight = jnp.maximum(jnp.sum(batch.weight), 1.0)
-        unreadable = jnp.sum(batch.weight == 0, dtype=jnp.int32)
+        unreadable = batch.unreadable
         if ordered:
             assert mesh is not None and group_size is not None
             mean_loss, sums, batch_stats, gradients = sum_in_order(
@@ -118,7 +117,7 @@ def make_train_step(
             # A mean of constants is not always the constant: the sum was rounded.
             batch_stats=batch_stats if objective.learns_statistics else state.batch_stats,
             opt_state=opt_state,
-            schedule_state=schedule.after_step(state.schedule_state, state.step, sums.errors_top1, sums.count),
+            schedule_state=schedule.after_step(state.schedule_state, state.step, *sums.wrong),
         )
         if state.ema:
             new = new.averaged(ema_decay)
@@ -143,7 +142,7 @@ def all_finite(gradients: Any) -> Array:
     return jnp.isfinite(jnp.concatenate(squares)).all()
 
 
-def _cut(batch: Batch, parts: int, mesh: Mesh | None, group: int | None) -> Batch:
+def _cut(batch: Any, parts: int, mesh: Mesh | None, group: int | None) -> Any:
     """The batch as [parts, batch / parts, ...], each part spread over all devices and made of whole groups.
 
     Every device cuts its own rows, so that nothing moves between devices.
@@ -169,7 +168,7 @@ def _cut(batch: Batch, parts: int, mesh: Mesh | None, group: int | None) -> Batc
     return jax.tree.map(cut, batch)
 
 
-def _add_up(function: Callable, parts: Batch):
+def _add_up(function: Callable, parts: Any):
     """The sum of function(part, index) over the parts, each of which it sees alone."""
 
     def add(total, part_and_index):
@@ -222,23 +221,23 @@ def make_resident_step(
     return call
 
 
-def make_streamed_step(train_step: TrainStep, prepare: Prepare, mesh: Mesh, *, sharding: str = "none"):
-    """Jits one update on a batch of images that comes from the host.
+def make_streamed_step(train_step: TrainStep, prepare: Callable[..., Any], mesh: Mesh, *, sharding: str = "none"):
+    """Jits one update on a batch that comes from the host.
 
     Args:
       train_step: from `make_train_step`.
-      prepare: from `make_prepare`: (images, labels, weights, step) -> batch.
+      prepare: (the feed's arguments, step) -> batch, see `device_augment.make_prepare`.
       mesh: devices that share the batch.
       sharding: of the state, see `state_shardings`.
 
     Returns:
-      A jitted function (state, progress, images, labels, weights) -> (state, progress); the first two arguments are
-      donated; the others are uint8 [n, h, w, c], int32 [n] and float32 [n], split over the devices.
+      A jitted function (state, progress, the feed's arguments) -> (state, progress); the first two are donated; the
+      others are arrays that are split over the devices, see `StreamedFeed.arguments`.
     """
 
     @partial(jax.jit, donate_argnums=(0, 1), out_shardings=(None, replicated(mesh)))
-    def call(state: TrainState, progress: Progress, images, labels, weights):
-        state, progress = train_step(state, progress, prepare(images, labels, weights, state.step))
+    def call(state: TrainState, progress: Progress, *batch):
+        state, progress = train_step(state, progress, prepare(*batch, state.step))
         return lay_out(state, mesh, sharding), progress
 
     return call

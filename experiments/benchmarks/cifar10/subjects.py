@@ -8,8 +8,9 @@ from typing import Any
 
 from resnet_jax.benchmark import subjects
 from resnet_jax.benchmark.subjects import Subject
-from resnet_jax.build import Parts, build
+from resnet_jax.build import build
 from resnet_jax.config_files import load_config
+from resnet_jax.parts import Parts
 
 HERE = Path(__file__).resolve().parent
 REFERENCE = HERE.parents[1] / "cifar10"

@@ -1,0 +1,113 @@
+"""What testing makes of an encoded image on the host: the centre crop or the whole image, and how to get back to it."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float32, Int32, UInt8
+
+from resnet_jax.data.decode import image_size
+from resnet_jax.data.resize import scaled_size
+from resnet_jax.data.views import CenterView, ScaledViews, padded_shape
+from resnet_jax.localization.settings import SCALES
+
+
+class HostView(NamedTuple):
+    """An image or a part of it at one scale; of several, [n, ...] in each array.
+
+    Attributes:
+      image: [h, w, 3].
+      size: height and width without padding, in pixels.
+      scale: pixels of the view to one of the file, down and across.
+      corner: row and column of the view's first pixel in the scaled image, in pixels.
+      file_size: height and width of the file's image, in pixels.
+    """
+
+    image: UInt8[np.ndarray, "*n h w 3"]
+    size: Int32[np.ndarray, "*n 2"]
+    scale: Float32[np.ndarray, "*n 2"]
+    corner: Float32[np.ndarray, "*n 2"]
+    file_size: Int32[np.ndarray, "*n 2"]
+
+
+def centre_view(encoded: bytes, *, side: int = 224, short_side: int = 256, resize: str = "area") -> HostView:
+    """The centre crop, "1-crop": `data.views.CenterView`'s pixels.
+
+    Args:
+      encoded: the bytes of the image's file.
+      side: height and width of the crop, in pixels.
+      short_side: of the scaled image, in pixels; at least `side`.
+      resize: see `resize_image`.
+
+    Raises:
+      ValueError: as `CenterView` does.
+    """
+    pixels = CenterView(side, short_side, resize=resize)(encoded)
+    file_size = image_size(encoded)
+    size = scaled_size(*file_size, short_side)
+    # As `CenterView` rounds.
+    corner = [round((length - side) / 2) for length in size]
+    return _view(pixels, corner, size, file_size)
+
+
+def whole_views(encoded: bytes, *, short_sides: tuple[int, ...] = SCALES, resize: str = "area") -> list[HostView]:
+    """The whole image at several scales, for dense testing: `data.views.ScaledViews`'s pixels.
+
+    Args:
+      encoded: the bytes of the image's file.
+      short_sides: of the scaled images, in pixels.
+      resize: see `resize_image`.
+
+    Raises:
+      ValueError: as `ScaledViews` does.
+    """
+    file_size = image_size(encoded)
+    return [
+        _view(pixels, [0, 0], pixels.shape[:2], file_size)
+        for pixels in ScaledViews(short_sides, resize=resize)(encoded)
+    ]
+
+
+def stacked_views(views: Sequence[HostView], *, stride: int) -> HostView:
+    """A batch of views of one shorter side, padded to one shape of `data.views.padded_shape`.
+
+    Args:
+      views: one or more; all of landscape or all of portrait, a square in landscape.
+      stride: of which the sides are multiples, in pixels.
+
+    Raises:
+      ValueError: no views, or of several shapes.
+    """
+    shape = one_shape(views, stride=stride)
+    images = np.zeros((len(views), *shape, 3), np.uint8)
+    for place, view in zip(images, views, strict=True):
+        place[: view.size[0], : view.size[1]] = view.image
+    return HostView(images, *(np.stack(arrays) for arrays in list(zip(*views, strict=True))[1:]))
+
+
+def one_shape(views: Sequence[HostView], *, stride: int) -> tuple[int, int]:
+    """(height, width) that the views are padded to; views of different ones need batches of their own.
+
+    Raises:
+      ValueError: no views, or of several shapes.
+    """
+    shapes = {shape_of(view, stride=stride) for view in views}
+    if len(shapes) != 1:
+        raise ValueError(f"views of {sorted(shapes)} pixels (height, width); a batch has views of one shape")
+    return shapes.pop()
+
+
+def shape_of(view: HostView, *, stride: int) -> tuple[int, int]:
+    """(height, width) that a view is padded to, one of few: each is a program to compile."""
+    height, width = map(int, view.size)
+    return padded_shape(height, width, short_side=min(height, width), stride=stride)
+
+
+def _view(pixels: np.ndarray, corner: Sequence[int], size: tuple[int, ...], file_size: tuple[int, int]) -> HostView:
+    return HostView(
+        image=pixels,
+        size=np.array(pixels.shape[:2], np.int32),
+        scale=np.array([scaled / length for scaled, length in zip(size, file_size, strict=True)], np.float32),
+        corner=np.array(corner, np.float32),
+        file_size=np.array(file_size, np.int32),
+    )
