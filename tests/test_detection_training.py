@@ -50,6 +50,8 @@ SMALL = {
     "checkpoint.every": 3,
     "checkpoint.keep_latest": 3,
     "schedule.name": "constant",
+    "schedule.warmup": "none",
+    "schedule.warmup_duration": 0,
     "train.log_every": 2,
     "train.duration": 6,
     "train.batch_size": 8,
