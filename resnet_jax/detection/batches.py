@@ -81,7 +81,9 @@ class Framing:
 
     def at(self, short_side: int) -> "Framing":
         """The same for another shorter side, the longer one in proportion."""
-        return replace(self, short_side=short_side, long_side=round(self.long_side * short_side / self.short_side))
+        return replace(
+            self, short_side=short_side, long_side=round(self.long_side * short_side / self.short_side), short_sides=()
+        )
 
     def scaled_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) of an image of that size after scaling, each rounded to the nearest pixel, half up."""
@@ -121,7 +123,7 @@ def framed(
       UndecodableImage: see `decode`; the message does not name the image.
       ValueError: more than `framing.max_boxes` objects.
     """
-    scaling = framing if short_side is None else replace(framing, short_side=short_side)
+    scaling = framing if short_side is None else replace(framing, short_side=short_side, short_sides=())
     return _framed(decode(example.image), example, index, framing, scaling, mirror=mirror)
 
 
