@@ -11,7 +11,7 @@ from jaxtyping import Float32
 
 from resnet_jax.data.device_augment import normalize
 from resnet_jax.data.input_description import InputDescription
-from resnet_jax.detection.annotations import BoxSource, truths
+from resnet_jax.detection.annotations import Annotated, BoxSource, truths
 from resnet_jax.detection.batches import BoxExample, Framing, in_file_pixels
 from resnet_jax.detection.coco_ap import coco_ap_of_file, coco_results
 from resnet_jax.detection.coco_json import CocoJson
@@ -113,14 +113,22 @@ def make_evaluator(
       **options: the rest of `make_finder`'s.
     """
     find_all = make_collector(detectors, mesh, protocol=protocol, **options)
-    return lambda variables, source: measured(metric, find_all(variables, source), source)
+    known: dict[BoxSource, list[Annotated]] = {}
+
+    def evaluate(variables: Sequence[dict], source: BoxSource) -> dict[str, Any]:
+        # A run tests the same images many times over, and of TFDS sets every record would be read again.
+        if source not in known:
+            known[source] = truths(source)
+        return measured(metric, find_all(variables, source), source, known[source])
+
+    return evaluate
 
 
-def measured(metric: str, found: Sequence[Detected], source: BoxSource) -> dict[str, Any]:
-    """As `measure`, of all images of a source; COCO's numbers of a `CocoJson` are by the file itself."""
+def measured(metric: str, found: Sequence[Detected], source: BoxSource, objects: Sequence[Annotated]) -> dict[str, Any]:
+    """As `measure`, of all images of a source with their objects; COCO's of a `CocoJson` are by the file itself."""
     if metric == "coco" and isinstance(source, CocoJson):
         return with_error(coco_ap_of_file(coco_results(found, source.image_ids, source.category_ids), source.path))
-    return measure(metric, found, truths(source), source.class_names)
+    return measure(metric, found, objects, source.class_names)
 
 
 def make_collector(

@@ -169,6 +169,15 @@ def _of_regions(
     return jax.vmap(lambda *own: region_losses(*own, beta=sampling.region_beta))(scores, boxes, targets)
 
 
+def propose_from(
+    detector: FasterRcnn, variables: dict, features: Float[Array, "n fh fw f"], sizes: Sizes, settings: Proposing
+) -> Proposals:
+    """The proposals of each image of a batch from what its regions share."""
+    proposing: Any = detector.apply(variables, features, method="proposing")
+    logits, offsets = proposing
+    return propose_all(logits, offsets, detector.all_anchors(features), sizes, settings)
+
+
 def propose_all(
     logits: Float[Array, "n a"],
     offsets: Float[Array, "n a 4"],

@@ -23,7 +23,7 @@ from resnet_jax.detection.from_config import (
     sampling_of,
 )
 from resnet_jax.detection.losses import DetectionSums
-from resnet_jax.detection.objective import BoxBatch, detection, propose_all
+from resnet_jax.detection.objective import BoxBatch, detection, propose_from
 from resnet_jax.detection.streaming import BoxBatches, make_prepare
 from resnet_jax.detection.trained import TrainedDetector, initial_variables
 from resnet_jax.detection.vgg_weights import load_vgg16
@@ -205,9 +205,7 @@ def _prepare(config: Any, input: InputDescription, proposer: TrainedDetector | N
     def prepare(variables: dict, examples: BoxExample, *rest: Any) -> BoxBatch:
         batch = own(examples, *rest)
         features: Any = net.apply(variables, batch.image, batch.sizes, method="features")
-        proposing: Any = net.apply(variables, features, method="proposing")
-        logits, offsets = proposing
-        proposals = propose_all(logits, offsets, net.all_anchors(features), batch.sizes, settings)
+        proposals = propose_from(net, variables, features, batch.sizes, settings)
         return batch.replace(proposals=jax.lax.stop_gradient(proposals))
 
     return prepare

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from resnet_jax.atomic_files import write_text_atomically
 from resnet_jax.config import check, flatten, given_values, nest
 from resnet_jax.config_keys import parse_value
-from resnet_jax.detection.annotations import BoxSource, truths
+from resnet_jax.detection.annotations import Annotated, BoxSource, truths
 from resnet_jax.detection.coco_ap import coco_results
 from resnet_jax.detection.coco_json import CocoJson
 from resnet_jax.detection.data import open_union
@@ -73,16 +73,17 @@ def evaluate_detectors(
     config = changed(detectors[0].config, changes)
     source = open_union(config.data.test_sets, data_dir=config.data.data_dir)
     check_together(detectors, paths, source)
+    objects = truths(source)
     result: dict[str, Any] = {"members": []}
     for path, detector in zip(paths, detectors, strict=True):
         found = detect_all([detector], config, source)
         about = {"member": Path(path).resolve().name, "protocol": protocol_name(config), "step": detector.step}
-        own = {"proposals": recall_of(detector, config, source)} if recall else {}
-        result["members"].append({**about, **measured(config.evaluate.metric, found, source), **own})
+        own = {"proposals": recall_of(detector, config, source, objects)} if recall else {}
+        result["members"].append({**about, **measured(config.evaluate.metric, found, source, objects), **own})
     if len(detectors) > 1:
         found = detect_all(detectors, config, source)
         about = {"member": "ensemble", "protocol": protocol_name(config)}
-        result["ensemble"] = {**about, **measured(config.evaluate.metric, found, source)}
+        result["ensemble"] = {**about, **measured(config.evaluate.metric, found, source, objects)}
     if results is not None and jax.process_index() == 0:
         write_text_atomically(results, json.dumps(as_coco_results(found, source)) + "\n")
     return result
@@ -114,11 +115,13 @@ def check_together(
         )
 
 
-def recall_of(detector: TrainedDetector, config: Any, source: BoxSource) -> dict[str, float]:
+def recall_of(
+    detector: TrainedDetector, config: Any, source: BoxSource, objects: Sequence[Annotated]
+) -> dict[str, float]:
     """How many objects of a source the proposals of a detector cover, all of them and the best tenth."""
     most = config.evaluate.proposals
     found = detect_all([detector], config, source, look=proposed)
-    return proposal_recall(found, truths(source), counts=tuple({max(1, most // 10): 0, most: 0}))
+    return proposal_recall(found, objects, counts=tuple({max(1, most // 10): 0, most: 0}))
 
 
 def detect_all(

@@ -10,7 +10,8 @@ from jaxtyping import Array, Float
 from resnet_jax.detection.boxes import clip, decode, mirror
 from resnet_jax.detection.faster_rcnn import FasterRcnn, Level
 from resnet_jax.detection.nms import Detections, suppress_by_class, vote
-from resnet_jax.detection.objective import propose_all
+from resnet_jax.detection.objective import propose_from
+from resnet_jax.detection.rpn import Proposals
 from resnet_jax.detection.settings import REGION_WEIGHTS, Detecting, Proposing
 from resnet_jax.models.dense import Sizes
 
@@ -95,8 +96,8 @@ def detect(
       Arrays [n, count, ...], in pixels of these images.
     """
     sizes = jnp.asarray(sizes)
-    features: list[Any] = [net.apply(variables, images, sizes, method="features") for net, variables in members]
-    boxes, valid = _proposed(members, features, sizes, protocol.proposing)
+    features = _shared(members, images, sizes)
+    boxes, _, valid = _proposed(members, features, sizes, protocol.proposing)
     levels = [[Level(own, sizes)] for own in features]
     if pyramid:
         levels = [[_level(member, scaled) for scaled in pyramid] for member in members]
@@ -124,24 +125,24 @@ def proposed(
     Scores are logits, and between members not comparable.
     """
     del pyramid
-    sizes, found = jnp.asarray(sizes), []
-    for net, variables in members:
-        features: Any = net.apply(variables, images, sizes, method="features")
-        outputs: Any = net.apply(variables, features, method="proposing")
-        logits, offsets = outputs
-        found.append(propose_all(logits, offsets, net.all_anchors(features), sizes, protocol.proposing))
-    boxes, scores, valid = (jnp.concatenate(each, axis=1) for each in zip(*found, strict=True))
-    return Detections(boxes, jnp.where(valid, scores, 0.0), jnp.zeros(valid.shape, jnp.int32), valid)
+    sizes = jnp.asarray(sizes)
+    found = _proposed(members, _shared(members, images, sizes), sizes, protocol.proposing)
+    scores, labels = jnp.where(found.valid, found.scores, 0.0), jnp.zeros(found.valid.shape, jnp.int32)
+    return Detections(found.boxes, scores, labels, found.valid)
 
 
-def _proposed(members, features, sizes, settings: Proposing) -> tuple[Array, Array]:
-    """Boxes [n, r, 4] of all members, and whether they are valid."""
-    found = []
-    for (net, variables), shared in zip(members, features, strict=True):
-        logits, offsets = net.apply(variables, shared, method="proposing")
-        found.append(propose_all(logits, offsets, net.all_anchors(shared), sizes, settings))
-    boxes, valid = ([getattr(each, name) for each in found] for name in ("boxes", "valid"))
-    return jnp.concatenate(boxes, axis=1), jnp.concatenate(valid, axis=1)
+def _shared(members: Sequence[Member], images: Array, sizes: Array) -> list[Any]:
+    """Each member's features of the images."""
+    return [net.apply(variables, images, sizes, method="features") for net, variables in members]
+
+
+def _proposed(members, features, sizes, settings: Proposing) -> Proposals:
+    """Of all members, arrays [n, r, ...]."""
+    found = [
+        propose_from(net, variables, own, sizes, settings)
+        for (net, variables), own in zip(members, features, strict=True)
+    ]
+    return Proposals(*(jnp.concatenate(each, axis=1) for each in zip(*found, strict=True)))
 
 
 def _level(member: Member, scaled: Scaled) -> Level:
