@@ -66,7 +66,7 @@ def resolve(config: ConfigDict, *, train_examples: int, device_count: int) -> Fr
     batch_size = values["train.batch_size"]
     check_divisible(batch_size, divisors(values, device_count))
     if batch_size > train_examples:
-        key = {"classification": "data.train_split", "detection": "data.train_sets"}[values["task"]]
+        key = "data.train_split" if values["task"] == "classification" else "data.train_sets"
         raise ValueError(
             f"train.batch_size={batch_size}: more than the {train_examples} images of {key}={values[key]!r}"
         )

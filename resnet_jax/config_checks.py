@@ -22,7 +22,12 @@ def check_together(values: Mapping[str, Any]) -> None:
     _check_optimizer(values)
     check_divisible(values["train.batch_size"], divisors(values, 1))
     _check_schedule(values)
-    {"classification": _check_classification, "detection": _check_detection}[values["task"]](values)
+    of_task = {
+        "classification": _check_classification,
+        "detection": _check_detection,
+        "localization": _check_localization,
+    }
+    of_task[values["task"]](values)
 
 
 def _check_net(values: Mapping[str, Any]) -> None:
@@ -52,17 +57,21 @@ def _check_optimizer(values: Mapping[str, Any]) -> None:
 
 
 def _check_classification(values: Mapping[str, Any]) -> None:
+    _check_accumulation(values)
+    if values["train.determinism"] == "topology":
+        _check_topology(values)
+    _check_pipeline(values)
+    _check_seeds(values)
+    _check_splits(values)
+
+
+def _check_accumulation(values: Mapping[str, Any]) -> None:
     parts = values["train.accumulation_steps"]
     if parts > 1 and values["model.bn_group_size"] is None and values["model.norm"] != "frozen":
         raise ValueError(
             f"train.accumulation_steps={parts}: needs model.bn_group_size (32 in the paper), so that batch statistics "
             "are the same as in one large step"
         )
-    if values["train.determinism"] == "topology":
-        _check_topology(values)
-    _check_pipeline(values)
-    _check_seeds(values)
-    _check_splits(values)
 
 
 def _check_topology(values: Mapping[str, Any]) -> None:
@@ -108,6 +117,9 @@ def _check_seeds(values: Mapping[str, Any]) -> None:
 def divisors(values: Mapping[str, Any], device_count: int) -> dict[str, int]:
     """What the batch size is to be a multiple of, by name."""
     parts, group = values["train.accumulation_steps"], values.get("model.bn_group_size")
+    if group is not None and values.get("localizer.trains") == "regions":
+        # A batch of the net is of regions, and the step's of images.
+        group = max(1, group // values["sampling.regions"])
     if parts > 1 or values["train.determinism"] == "topology":
         # Each device's share of each part holds whole groups.
         factors = {"devices": device_count, "train.accumulation_steps": parts, "model.bn_group_size": group}
@@ -155,15 +167,12 @@ def _check_pipeline(values: Mapping[str, Any]) -> None:
         return
     if (calls := values["train.steps_per_dispatch"]) not in (None, 1):
         raise ValueError(f"train.steps_per_dispatch={calls}: needs data.pipeline=resident, not streamed")
-    for key, whole, highest in (("short_sides", True, math.inf), ("crop_area", False, 1), ("crop_aspect", False, 1e3)):
-        value = values[f"data.{key}"]
-        kind = "two whole numbers" if whole else "two numbers"
-        if len(value) != 2 or value[0] > value[1] or value[1] > highest or (whole and value != tuple(map(int, value))):
-            limit = f", at most {highest}" if math.isfinite(highest) else ""
-            raise ValueError(f"data.{key}={value}: must be {kind}, the lower one first{limit}")
-    crop, smallest = values["data.image_size"], values["data.short_sides"][0]
-    if values["data.crop"] == "scale" and smallest < crop:
-        raise ValueError(f"data.short_sides={values['data.short_sides']}: must be at least data.image_size={crop}")
+    for key, highest in (("data.crop_area", 1), ("data.crop_aspect", 1e3)):
+        _check_range(values, key, highest=highest)
+    _check_range(values, "data.short_sides", whole=True)
+    if values["data.crop"] == "scale":
+        _check_crop_fits(values)
+    crop = values["data.image_size"]
     tested = values["evaluate.image_size"] or crop
     if values["evaluate.short_side"] < tested:
         raise ValueError(f"evaluate.short_side={values['evaluate.short_side']}: must be at least the crop of {tested}")
@@ -172,6 +181,20 @@ def _check_pipeline(values: Mapping[str, Any]) -> None:
             f"evaluate.image_size={tested}: a mean image has the size of data.image_size={crop}; for two sizes "
             "choose data.normalization=channel_mean or channel_mean_std"
         )
+
+
+def _check_range(values: Mapping[str, Any], key: str, *, whole: bool = False, highest: int | float = math.inf) -> None:
+    value = values[key]
+    kind = "two whole numbers" if whole else "two numbers"
+    if len(value) != 2 or value[0] > value[1] or value[1] > highest or (whole and value != tuple(map(int, value))):
+        limit = f", at most {highest}" if math.isfinite(highest) else ""
+        raise ValueError(f"{key}={value}: must be {kind}, the lower one first{limit}")
+
+
+def _check_crop_fits(values: Mapping[str, Any]) -> None:
+    crop = values["data.image_size"]
+    if values["data.short_sides"][0] < crop:
+        raise ValueError(f"data.short_sides={values['data.short_sides']}: must be at least data.image_size={crop}")
 
 
 def check_divisible(batch_size: int, divisors: Mapping[str, int]) -> None:
@@ -196,28 +219,55 @@ def _check_splits(values: Mapping[str, Any]) -> None:
 
 
 def _check_detection(values: Mapping[str, Any]) -> None:
+    _check_boxes(values, section="detector", sides=("data.train_short_sides", "evaluate.short_sides"))
+    if values["detector.proposals_from"] is not None and (trains := values["detector.trains"]) != "regions":
+        raise ValueError(f"detector.proposals_from: needs detector.trains=regions, not {trains}")
+    if values["detector.start_from"] is not None and values["detector.weights"] is not None:
+        raise ValueError("detector.weights: must be None with detector.start_from, which has all variables")
+
+
+def _check_localization(values: Mapping[str, Any]) -> None:
+    _check_boxes(values, section="localizer", sides=("evaluate.short_sides",))
+    _check_accumulation(values)
+    crop, tested, group = values["data.image_size"], values["evaluate.short_side"], values["model.bn_group_size"]
+    _check_range(values, "data.short_sides", whole=True)
+    _check_crop_fits(values)
+    if tested < crop:
+        raise ValueError(f"evaluate.short_side={tested}: must be at least data.image_size={crop}")
+    regions = values["localizer.trains"] == "regions"
+    # Regions without a proposer are refused where the run is built: a variant of a config file cannot know its workdir.
+    if values["localizer.proposals_from"] is not None and not regions:
+        raise ValueError("localizer.proposals_from: needs localizer.trains=regions, not proposals")
+    if regions and group is not None and group % (own := values["sampling.regions"]):
+        raise ValueError(
+            f"model.bn_group_size={group}: counts regions here, and must be a multiple of sampling.regions={own}"
+        )
+
+
+def _check_boxes(values: Mapping[str, Any], *, section: str, sides: tuple[str, ...]) -> None:
+    """What is asked of images with boxes, whatever is done with them.
+
+    Args:
+      values: of all keys.
+      section: which has the anchors.
+      sides: keys of shorter sides of images, in pixels.
+    """
     possible = {"num_seeds": (1,), "train.determinism": ("default", "repeatable"), "data.unreadable": ("stop",)}
     for key, allowed in possible.items():
         if (value := values[key]) not in allowed:
-            raise ValueError(f"{key}={value}: must be {' or '.join(map(str, allowed))} with task=detection")
+            raise ValueError(f"{key}={value}: must be {' or '.join(map(str, allowed))} with task={values['task']}")
     short, long = values["data.short_side"], values["data.long_side"]
-    sides = {"data.short_side": (short,)}
-    sides |= {key: values[key] for key in ("data.train_short_sides", "evaluate.short_sides")}
-    for key, given in sides.items():
+    for key, given in {"data.short_side": (short,), **{key: values[key] for key in sides}}.items():
         if any(side != int(side) for side in given) or max(given, default=0) > long:
             shown = given[0] if key == "data.short_side" else given
             raise ValueError(f"{key}={shown}: must be whole pixels, at most data.long_side={long}")
     if list(values["evaluate.short_sides"]) != sorted(set(values["evaluate.short_sides"])):
         raise ValueError(f"evaluate.short_sides={values['evaluate.short_sides']}: must rise")
     for key in ("anchor_sizes", "anchor_ratios"):
-        if not values[f"detector.{key}"]:
-            raise ValueError(f"detector.{key}=(): needs at least one")
+        if not values[f"{section}.{key}"]:
+            raise ValueError(f"{section}.{key}=(): needs at least one")
     if (low := values["sampling.anchor_negative"]) > (high := values["sampling.anchor_positive"]):
         raise ValueError(f"sampling.anchor_negative={low}: must be at most sampling.anchor_positive={high}")
-    if values["detector.proposals_from"] is not None and (trains := values["detector.trains"]) != "regions":
-        raise ValueError(f"detector.proposals_from: needs detector.trains=regions, not {trains}")
-    if values["detector.start_from"] is not None and values["detector.weights"] is not None:
-        raise ValueError("detector.weights: must be None with detector.start_from, which has all variables")
     _check_sets(values)
 
 

@@ -10,7 +10,7 @@ DETECTION_KEYS: dict[str, Rule] = {
     "data.train_sets": Rule("str", "voc/2007:train+validation", "NAME:SPLIT, or several with commas between them"),
     "data.validation_sets": Rule("str", None, "likewise; None: no validation", none=True),
     "data.test_sets": Rule("str", "voc/2007:test", "likewise, evaluated in whole"),
-    "data.short_side": Rule("int", 600, "of the scaled images, pixels", minimum=1),
+    "data.short_side": Rule("int", 600, "of whole scaled images, pixels", minimum=1),
     "data.long_side": Rule("int", 1000, "at most, pixels", minimum=1),
     "data.train_short_sides": Rule("numbers", (), "one drawn an image in training; (): data.short_side", minimum=1),
     "data.max_boxes": Rule("int", 100, "objects that an image can have", minimum=1),
@@ -49,6 +49,11 @@ DETECTION_KEYS: dict[str, Rule] = {
     "evaluate.refinement": Rule("bool", False, "classify the regressed boxes, too, appendix B"),
     "evaluate.voting": Rule("float", None, "least overlap of those that vote; None: off", above=0, below=1, none=True),
     "evaluate.flip": Rule("bool", False, "classify regions on mirrored images, too"),
-    "evaluate.short_sides": Rule("numbers", (), "scales that classify regions; (): data.short_side", minimum=1),
+    "evaluate.short_sides": Rule(
+        "numbers",
+        (),
+        "scales that classify regions; (): data.short_side; localization: of whole images; (): a crop",
+        minimum=1,
+    ),
     "evaluate.train": Rule("bool", False, "test the training images, too, at the end"),
 }

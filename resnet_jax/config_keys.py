@@ -6,9 +6,10 @@
 from typing import Any
 
 from resnet_jax.config_detection import DETECTION_KEYS
+from resnet_jax.config_localization import LOCALIZATION_KEYS, SHARED_KEYS
 from resnet_jax.config_rules import Rule, likeness
 
-TASKS = ("classification", "detection")
+TASKS = ("classification", "detection", "localization")
 UNITS = ("steps", "epochs", "examples")
 NORMALIZATIONS = ("pixel_mean", "channel_mean", "channel_mean_std")
 SCHEDULES = ("constant", "piecewise", "cosine", "plateau")
@@ -51,7 +52,9 @@ _KEYS: dict[str, Rule] = {
     "data.flip": Rule("bool", True, "mirror half of the training images"),
     "data.normalization": Rule("str", "pixel_mean", "of the training images", NORMALIZATIONS),
     "data.statistics": Rule("str", None, "streamed: a file of `measure`; None: beside the data", none=True),
-    "data.image_size": Rule("int", 224, "streamed: pixels of a training crop's side", minimum=8),
+    "data.image_size": Rule(
+        "int", 224, "streamed: pixels of a training crop's side; localization: of a region's, too", minimum=8
+    ),
     "data.crop": Rule("str", "scale", "streamed: scale: section 3.4; inception: random area and aspect", CROPS),
     "data.short_sides": Rule("numbers", (256, 480), "crop scale: range of the shorter side, pixels", minimum=1),
     "data.crop_area": Rule("numbers", (0.08, 1), "crop inception: range of the area's share", above=0),
@@ -131,22 +134,28 @@ _OF_CLASSIFICATION = (
     *("evaluate.image_size", "evaluate.short_side", "evaluate.train_split"),
 )
 
+_OF_TASK = {
+    "classification": _OF_CLASSIFICATION,
+    "detection": tuple(DETECTION_KEYS),
+    "localization": (*LOCALIZATION_KEYS, *SHARED_KEYS),
+}
+
 KEYS = {
-    **{key: rule._replace(task="classification") if key in _OF_CLASSIFICATION else rule for key, rule in _KEYS.items()},
-    **{key: rule._replace(task="detection") for key, rule in DETECTION_KEYS.items()},
+    key: rule._replace(tasks=tuple(task for task in TASKS if key in _OF_TASK[task]))
+    for key, rule in {**_KEYS, **DETECTION_KEYS, **LOCALIZATION_KEYS}.items()
 }
 
 
 def keys_of(task: str) -> dict[str, Rule]:
     """The keys that a task's config has, and no others."""
-    return {key: rule for key, rule in KEYS.items() if rule.task in (None, task)}
+    return {key: rule for key, rule in KEYS.items() if not rule.tasks or task in rule.tasks}
 
 
 def describe_keys() -> str:
     """Returns two lines a key, for the command line's help: default, what it may hold, meaning."""
     return "\n".join(
         f"  --config.{key}={rule.default}\n      {rule.allowed}; {rule.doc}"
-        + (f" (task={rule.task})" if rule.task == "detection" else "")
+        + (f" (task={' or '.join(rule.tasks)})" if rule.tasks and "classification" not in rule.tasks else "")
         for key, rule in KEYS.items()
     )
 
@@ -174,7 +183,7 @@ def unknown_key(key: str, task: str | None = None) -> str:
     """Returns the message for a key that is not in `KEYS`, or not of the task."""
     known = KEYS if task is None else keys_of(task)
     if key in KEYS:
-        return f"config key {key} is of task={KEYS[key].task}, and this config is of task={task}"
+        return f"config key {key} is of task={' or '.join(KEYS[key].tasks)}, and this config is of task={task}"
     leaves = [name.removeprefix(f"{key}.") for name in known if name.startswith(f"{key}.")]
     if leaves:
         return f"config key {key} is a section; its keys: {', '.join(leaves)}"

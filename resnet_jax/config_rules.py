@@ -83,7 +83,7 @@ class Rule(NamedTuple):
       above: value that it exceeds.
       below: value that exceeds it.
       none: whether it may be None.
-      task: the one that has it; None: all tasks.
+      tasks: that have it; empty: all.
     """
 
     kind: str
@@ -94,7 +94,7 @@ class Rule(NamedTuple):
     above: float | None = None
     below: float | None = None
     none: bool = False
-    task: str | None = None
+    tasks: tuple[str, ...] = ()
 
     @property
     def allowed(self) -> str:

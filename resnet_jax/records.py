@@ -38,6 +38,7 @@ _MORE_OF_BOXES = {
     **{name: _NUMBER for name in ("ar_1", "ar_10", "ar_100", "ar_small", "ar_medium", "ar_large")},
     "ap_50_of_classes": _MAPPING,
 }
+_ONE_BOX = {"error_localization": _FRACTION, "count": _COUNT, "protocol": _TEXT}
 _SCHEMA = {
     "config": _MAPPING,
     "model": _TEXT,
@@ -69,8 +70,9 @@ _OPTIONAL = {
 }
 
 
-# Of the config's task. The training images of a detector are tested on demand alone.
+# Of the config's task. Training images with boxes are tested on demand alone.
 _TESTED_BOXES = (_BOXES, _MORE_OF_BOXES)
+_TRAIN_ON_DEMAND = {"train": {"error": _FRACTION, "count": _COUNT}}
 _OF_TASK: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "classification": (
         {**_SCHEMA, "train": {"loss": _NUMBER, "error": _FRACTION, "count": _COUNT}, "test": _EVALUATION},
@@ -78,7 +80,11 @@ _OF_TASK: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "detection": (
         {**_SCHEMA, "test": _TESTED_BOXES},
-        {**_OPTIONAL, "validation": _TESTED_BOXES, "train": {"error": _FRACTION, "count": _COUNT}},
+        {**_OPTIONAL, "validation": _TESTED_BOXES, **_TRAIN_ON_DEMAND},
+    ),
+    "localization": (
+        {**_SCHEMA, "test": _ONE_BOX},
+        {**_OPTIONAL, "validation": _ONE_BOX, **_TRAIN_ON_DEMAND},
     ),
 }
 

@@ -6,9 +6,14 @@ from typing import Any, NamedTuple
 from resnet_jax import build
 from resnet_jax.detection import evaluator as detection_evaluator
 from resnet_jax.detection import parts as detection_parts
-from resnet_jax.detection.from_config import framing_of, protocol_name, protocol_of
+from resnet_jax.detection.from_config import framing_of, protocol_name, protocol_of, tested_proposals_of
 from resnet_jax.detection.trained import ERROR
 from resnet_jax.evaluation.evaluator import make_evaluator
+from resnet_jax.localization import from_config as localization_config
+from resnet_jax.localization import parts as localization_parts
+from resnet_jax.localization import trained as localization_trained
+from resnet_jax.localization.evaluator import Nets
+from resnet_jax.localization.evaluator import make_evaluator as make_localization_evaluator
 from resnet_jax.parts import Parts
 
 
@@ -65,7 +70,28 @@ def _detection(parts: Parts, compiler_options: Mapping[str, Any]) -> Callable[..
     return lambda variables, split: evaluate([variables], parts.splits[split])
 
 
+def _localization(parts: Parts, compiler_options: Mapping[str, Any]) -> Callable[..., dict[str, Any]]:
+    config = parts.config
+    proposer = localization_trained.proposer_of(config, parts.input, parts.mesh)
+    proposers = [] if proposer is None else [proposer]
+    evaluate = make_localization_evaluator(
+        Nets.of([parts.model], [each.localizer for each in proposers]),
+        parts.mesh,
+        input=parts.input,
+        looking=localization_config.looking_of(config),
+        proposing=tested_proposals_of(config),
+        batch_size=config.evaluate.batch_size,
+        workers=config.data.workers,
+        compiler_options=compiler_options,
+    )
+    own = [each.variables for each in proposers]
+    return lambda variables, split: evaluate(Nets.of([variables], own), parts.splits[split])
+
+
 TASKS: dict[str, Task] = {
     "classification": Task(build.build, _classification, "error_top1", lambda config: "center"),
     "detection": Task(detection_parts.build, _detection, ERROR, protocol_name),
+    "localization": Task(
+        localization_parts.build, _localization, localization_trained.ERROR, localization_config.protocol_name
+    ),
 }

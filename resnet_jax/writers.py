@@ -25,6 +25,9 @@ from resnet_jax.atomic_files import write_text_atomically
 
 Scalars = Mapping[str, SupportsFloat]
 
+# What a bar has room for.
+_SHOWN = ("/error_top1", "/ap", "/ap_50", "/error_localization")
+
 
 class Writer(Protocol):
     """What the training loop asks of a place for scalars."""
@@ -183,7 +186,7 @@ class ProgressWriter:
             self._stream.write(", ".join(words) + "\n")
             self._stream.flush()
             return
-        self._latest |= {name: text for name, text in texts.items() if name.endswith(("/error_top1", "/ap", "/ap_50"))}
+        self._latest |= {name: text for name, text in texts.items() if name.endswith(_SHOWN)}
         self._bar.n = int(step)
         self._bar.set_postfix_str(", ".join([*self._latest.values(), *speed]), refresh=True)
 
@@ -250,6 +253,8 @@ def _in_words(name: str, value: float) -> str | None:
         return f"{split} {'' if quantity == 'error_top1' else 'top-5 '}error {100 * value:.2f} %"
     if quantity in ("ap", "ap_50"):
         return f"{split} {'AP' if quantity == 'ap' else 'AP50'} {100 * value:.2f} %"
-    if quantity == "region_error":
-        return f"{split} error of regions {100 * value:.2f} %"
+    if quantity == "error_localization":
+        return f"{split} localization error {100 * value:.2f} %"
+    if quantity in ("region_error", "object_error"):
+        return f"{split} error of {quantity.removesuffix('_error')}s {100 * value:.2f} %"
     return f"learning rate {value:g}" if quantity == "learning_rate" else None

@@ -99,7 +99,12 @@ MISSPELT_KEYS = [
 
 def config_with(key: str) -> str:
     """A config that has the key."""
-    return "detection:small" if KEYS[key].task == "detection" else "digits"
+    return {"detection": "detection:small", "localization": "localization:small"}.get(task_with(key), "digits")
+
+
+def task_with(key: str) -> str:
+    """A task that has the key."""
+    return next(iter(KEYS[key].tasks), "classification")
 
 
 def refusal(call, *args) -> str:
@@ -122,7 +127,7 @@ def test_a_value_that_a_key_may_not_hold(key, value):
 @pytest.mark.parametrize(("key", "value"), BAD_VALUES, ids=str)
 def test_such_a_value_in_a_config_file(key, value):
     # Not by assignment, where ConfigDict itself makes 1.0 of True.
-    message = refusal(check, nest(flatten(base_config(KEYS[key].task or "classification")) | {key: value}))
+    message = refusal(check, nest(flatten(base_config(task_with(key))) | {key: value}))
     assert message.startswith(f"{key}={value}: must be "), message
 
 
@@ -137,7 +142,7 @@ def test_a_misspelt_choice_has_the_nearest_one(key, wrong, choice):
 def test_a_misspelt_key_has_the_nearest_one(wrong, key):
     said = f"unknown config key {wrong}; did you mean {key}?"
     assert refusal(load_config, config_with(key), {wrong: 1}) == said
-    config = base_config(KEYS[key].task or "classification")
+    config = base_config(task_with(key))
     section, _, leaf = wrong.rpartition(".")
     (config[section] if section else config)[leaf] = 1
     assert refusal(check, config) == said

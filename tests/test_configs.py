@@ -37,9 +37,11 @@ def docstring(path):
 def test_a_variant_resolves_and_names_a_net_that_can_be_made(reference):
     from resnet_jax.build import build_model
     from resnet_jax.detection.from_config import detector_of
+    from resnet_jax.localization.from_config import localizer_of
 
     config = load_config(reference)
-    {"classification": build_model, "detection": detector_of}[config.task](config, num_classes=10)
+    of_task = {"classification": build_model, "detection": detector_of, "localization": localizer_of}
+    of_task[config.task](config, num_classes=10)
     # The digits' training split is the smallest set there is.
     examples = 1437 if config.get("data").get("pipeline") == "resident" else 1_281_167
     configs.resolve(config, train_examples=examples, device_count=2)

@@ -18,7 +18,15 @@ LAYERS = {
     + ["exit_codes", "training.determinism", "training.signal_actions", "training.steps_per_call", "xla_options"]
     + ["cache_folder", "compiled_programs", "training.start_times"],
     "parts": [
-        *("config_rules", "config_detection", "config_keys", "config_checks", "config", "config_files"),
+        *(
+            "config_rules",
+            "config_detection",
+            "config_localization",
+            "config_keys",
+            "config_checks",
+            "config",
+            "config_files",
+        ),
         *("models", "data"),
         *("training.losses", "evaluation.metrics", "training.objective", "training.schedules"),
     ],
@@ -28,7 +36,10 @@ LAYERS = {
     "state": ["training.optimizers", "training.seeds", "training.state"],
     "step": ["training.ordered_sum", "training.sharding", "training.steps"],
     "parts of a run": ["parts"],
-    "build": ["build", "workdir", "detection.from_config", "detection.four_steps", "detection.vgg_weights"],
+    "build": [
+        *("build", "workdir", "detection.from_config", "detection.four_steps", "detection.vgg_weights"),
+        "localization.from_config",
+    ],
     "guards": [
         "checkpoint_files",
         "checkpoint_folder",
@@ -40,7 +51,8 @@ LAYERS = {
     "use": [
         *("evaluation", "checkpoints", "writers", "analysis"),
         *("detection.trained", "detection.parts", "detection.evaluator", "detection.run"),
-        "detection.detect_files",
+        *("detection.gathering", "detection.detect_files"),
+        *("localization.trained", "localization.parts", "localization.evaluator", "localization.run"),
         *("training.batch_statistics", "training.metrics_log"),
     ],
     "tasks": ["tasks"],
@@ -51,8 +63,9 @@ LAYERS = {
 
 # What a module may import from its own layer.
 BESIDE = {
-    "config_keys": ["config_rules", "config_detection"],
+    "config_keys": ["config_rules", "config_detection", "config_localization"],
     "config_detection": ["config_rules"],
+    "config_localization": ["config_rules"],
     "config_checks": ["config_keys"],
     "config": ["config_rules", "config_keys", "config_checks"],
     "checkpoint_folder": ["checkpoint_files"],
@@ -61,9 +74,17 @@ BESIDE = {
     "detection.four_steps": ["detection.from_config"],
     "detection.trained": ["checkpoints"],
     "detection.parts": ["detection.trained"],
-    "detection.evaluator": ["evaluation"],
+    "detection.evaluator": ["evaluation", "detection.gathering"],
+    "detection.gathering": ["evaluation"],
     "detection.detect_files": ["detection.run", "detection.trained", "evaluation"],
     "detection.run": ["detection.trained", "detection.evaluator"],
+    "localization.from_config": ["detection.from_config"],
+    "localization.trained": ["detection.trained"],
+    "localization.parts": ["localization.trained"],
+    "localization.evaluator": ["evaluation", "detection.gathering"],
+    "localization.run": [
+        *("detection.run", "evaluation", "localization.evaluator", "localization.trained"),
+    ],
     "evaluation.metrics": ["training.losses"],
     "records": ["atomic_files", "training.start_times"],
     "training.determinism": ["xla_options"],

@@ -47,8 +47,8 @@ class Scene(NamedTuple):
     covered: np.ndarray
 
 
-def make_scene(seed: int, split: str, index: int) -> Scene:
-    """The image of a number in a split."""
+def make_scene(seed: int, split: str, index: int, *, most: int = MOST_OBJECTS) -> Scene:
+    """The image of a number in a split, with `most` objects at most."""
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     height, width = (int(side) for side in rng.integers(SIDES[0], SIDES[1] + 1, 2))
     mean = rng.integers(70, 186, 3)
@@ -56,7 +56,7 @@ def make_scene(seed: int, split: str, index: int) -> Scene:
     colours, labels, masks = [mean], [], []
     # The number of the object that each pixel shows.
     owner = np.full((height, width), -1)
-    for _ in range(rng.integers(1, MOST_OBJECTS + 1)):
+    for _ in range(rng.integers(1, most + 1)):
         label, colour = int(rng.integers(len(CLASSES))), _colour(rng, colours)
         mask = _free_place(rng, label, owner, masks)
         if mask is not None:
@@ -137,13 +137,14 @@ def split_sizes(images: int) -> dict[str, int]:
     return {"train": images, "val": max(1, images // 5), "test": max(1, images // 5)}
 
 
-def make_shapes(folder: Path, *, images: int, seed: int) -> Path:
+def make_shapes(folder: Path, *, images: int, seed: int, most: int = MOST_OBJECTS) -> Path:
     """Writes the folder, the lists of the splits last.
 
     Args:
       folder: which must not be there, since `VocFolder` reads every annotation that it finds.
       images: of the training split, from 1; see `split_sizes`.
       seed: from 0.
+      most: objects of an image, from 1; with 1 the images are of one object each, as localization wants them.
 
     Raises:
       FileExistsError: there is something at `folder`.
@@ -151,11 +152,13 @@ def make_shapes(folder: Path, *, images: int, seed: int) -> Path:
     """
     if images < 1 or seed < 0:
         raise ValueError(f"images={images}, seed={seed}; allowed are images from 1 and seeds from 0")
+    if most < 1:
+        raise ValueError(f"most={most}; allowed are numbers from 1")
     folder.mkdir(parents=True)
     for part in ("JPEGImages", "Annotations"):
         (folder / part).mkdir()
     for split, count in split_sizes(images).items():
-        for name, scene in _named(seed, split, count):
+        for name, scene in _named(seed, split, count, most):
             # PNG: the pixels are those of the scene, whatever the library's version.
             Image.fromarray(scene.image).save(folder / "JPEGImages" / f"{name}.png", compress_level=1)
             (folder / "Annotations" / f"{name}.xml").write_text(annotation(name, scene))
@@ -165,8 +168,8 @@ def make_shapes(folder: Path, *, images: int, seed: int) -> Path:
     return folder
 
 
-def _named(seed: int, split: str, count: int) -> Iterator[tuple[str, Scene]]:
-    return ((_name(split, index), make_scene(seed, split, index)) for index in range(count))
+def _named(seed: int, split: str, count: int, most: int) -> Iterator[tuple[str, Scene]]:
+    return ((_name(split, index), make_scene(seed, split, index, most=most)) for index in range(count))
 
 
 def _name(split: str, index: int) -> str:
@@ -180,8 +183,9 @@ def main() -> None:
         "--images", type=int, default=1000, help="of the training split; val and test have a fifth each"
     )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--objects", type=int, default=MOST_OBJECTS, help="of an image, at most (%(default)s)")
     flags = parser.parse_args()
-    print(make_shapes(flags.folder, images=flags.images, seed=flags.seed))
+    print(make_shapes(flags.folder, images=flags.images, seed=flags.seed, most=flags.objects))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,10 @@ _LINES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("train/region_error", "training, regions", {"linestyle": "--", "linewidth": 0.9, "alpha": 0.85, "zorder": 2.0}),
     ("validation/error_ap", "validation, 1 - AP", {"linestyle": ":", "linewidth": 1.6, "zorder": 2.1}),
     ("test/error_ap", "test, 1 - AP", {"linestyle": "-", "linewidth": 2.2, "zorder": 2.2}),
+    # Of localizers: sampled boxes with an object that have not its class, and images without a right box.
+    ("train/object_error", "training, classes", {"linestyle": "--", "linewidth": 0.9, "alpha": 0.85, "zorder": 2.0}),
+    ("validation/error_localization", "validation, boxes", {"linestyle": ":", "linewidth": 1.6, "zorder": 2.1}),
+    ("test/error_localization", "test, boxes", {"linestyle": "-", "linewidth": 2.2, "zorder": 2.2}),
 )
 # Every run starts near chance; a scale that holds its first steps would press the rest of the curve flat.
 _LEFT_OUT_OF_SCALE = 0.1

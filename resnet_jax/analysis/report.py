@@ -18,6 +18,7 @@ from resnet_jax.workdir import Workdir
 # What a table shows, and where a record has it.
 _NETS = {"training error, %": ("train", "error"), "test error, %": ("test", "error_top1")}
 _DETECTORS = {"AP at 0.5, %": ("test", "ap_50")}
+_LOCALIZERS = {"localization error, true class, %": ("test", "error_localization")}
 _BEGIN, _END = "<!-- table: made by resnet-jax report -->", "<!-- end of table -->"
 
 
@@ -71,12 +72,13 @@ def _family(model: str) -> str:
 
 
 def _table(groups: list[_Runs]) -> str:
-    of_boxes = ["ap_50" in group[0][1]["test"] for group in groups]
-    if len(set(of_boxes)) > 1:
-        raise ValueError("records of detectors and of nets have no table in common; keep them in two experiments")
-    results = _DETECTORS if of_boxes[0] else _NETS
+    tasks = sorted({group[0][1]["config"].get("task", "classification") for group in groups})
+    if len(tasks) > 1:
+        raise ValueError(
+            f"records of {' and '.join(tasks)} have no table in common; keep them in experiments of their own"
+        )
+    results, named = _OF_TASK[tasks[0]]
     header = ("net", "parameters", "steps", "seeds", *results, "test images")
-    named = _detector if of_boxes[0] else _net
     rows = [header, ("---",) + ("---:",) * (len(header) - 1)]
     for group in groups:
         records = [record for _, record in group]
@@ -103,6 +105,18 @@ def _detector(record: dict[str, Any]) -> str:
     c = record["config"]["detector"]
     trained = "four steps" if c["start_from"] else "from scratch" if c["weights"] is None else "pretrained"
     return f"{record['model']}, {trained}" + (", context" if c["context"] else "")
+
+
+def _localizer(record: dict[str, Any]) -> str:
+    """The net and its part of the work."""
+    return f"{record['model']}, {record['config']['localizer']['trains']}"
+
+
+_OF_TASK = {
+    "classification": (_NETS, _net),
+    "detection": (_DETECTORS, _detector),
+    "localization": (_LOCALIZERS, _localizer),
+}
 
 
 def _mean_and_std(fractions: Sequence[float]) -> str:

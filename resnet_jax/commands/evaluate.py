@@ -14,7 +14,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", action="append", default=[], metavar="FILE", help=help)
     help = "says on what data to test weight files (the first workdir's)"
     parser.add_argument("--config", metavar="FILE[:VARIANT]", help=help)
-    help = "a file of --save_scores, one more of the ensemble; may be repeated"
+    help = "a file of --save_scores, one more of the ensemble; of a localizer: its predicted classes; may be repeated"
     parser.add_argument("--scores", action="append", default=[], metavar="FILE", help=help)
     help = "how an image is tested: center, ten_crop, multi_scale (%(default)s)"
     parser.add_argument("--protocol", default="center", metavar="NAME", help=help)
@@ -49,11 +49,14 @@ def run(flags: argparse.Namespace) -> None:
     keep_compiled_programs()
     # Where there is no run, the test itself says so.
     runs = [files for files in map(Workdir, flags.workdir) if files.config.is_file()]
-    if any(files.read_config().task == "detection" for files in runs):
-        _evaluate_detectors(flags)
+    tasks = {files.read_config().task for files in runs} - {"classification"}
+    if tasks:
+        {"detection": _evaluate_detectors, "localization": _evaluate_localizers}[min(tasks)](flags)
         return
     if flags.overrides or flags.results or flags.recall:
-        raise ValueError("--config.KEY=VALUE, --results and --recall are for detectors alone")
+        raise ValueError(
+            "--config.KEY=VALUE is for detectors and localizers, --results and --recall for detectors alone"
+        )
     other = ("workdir", "checkpoint", "config", "json", "results", "recall", "overrides", "words")
     given = {name: value for name, value in vars(flags).items() if name not in other}
     config = None if flags.config is None else load_config(flags.config)
@@ -68,22 +71,36 @@ def run(flags: argparse.Namespace) -> None:
             print(f"{name}: {percent(value) if name.startswith('error') else value}")
 
 
-# Flags that mean nothing to a detector.
-_OF_NETS = ("weights", "config", "scores", "average", "scales", "split", "save_scores", "recompute_statistics")
+# Flags that are of nets that classify.
+_OF_NETS = ("weights", "config", "average", "scales", "split", "save_scores", "recompute_statistics")
 
 
 def _evaluate_detectors(flags: argparse.Namespace) -> None:
     from resnet_jax.detection.run import evaluate_detectors
 
-    given = [f"--{name}" for name in _OF_NETS if getattr(flags, name) not in (None, [], 0, "probabilities")]
-    if given or flags.protocol != "center":
-        given += ["--protocol"] if flags.protocol != "center" else []
-        raise ValueError(f"{', '.join(given)}: not for a detector, whose test is said by --config.evaluate.KEY=VALUE")
+    options = {**_options(flags, "a detector", ("scores",)), "results": flags.results, "recall": flags.recall}
+    _print(flags, evaluate_detectors(flags.workdir, **options))
+
+
+def _evaluate_localizers(flags: argparse.Namespace) -> None:
+    from resnet_jax.localization.run import evaluate_localizers
+
+    options = {**_options(flags, "a localizer", ("results", "recall")), "scores": flags.scores}
+    _print(flags, evaluate_localizers(flags.workdir, **options))
+
+
+def _options(flags: argparse.Namespace, what: str, others: tuple[str, ...]) -> dict:
+    """What the tests of images with boxes take from the flags; ValueError for flags that mean nothing to them."""
+    given = [f"--{name}" for name in (*_OF_NETS, *others) if getattr(flags, name) not in (None, [], 0, "probabilities")]
+    given += ["--protocol"] if flags.protocol != "center" else []
+    if given:
+        raise ValueError(f"{', '.join(given)}: not for {what}, whose test is said by --config.evaluate.KEY=VALUE")
     short = {"data.data_dir": flags.data_dir, "evaluate.batch_size": flags.batch_size, "data.workers": flags.workers}
     changes = {**flags.overrides, **{key: value for key, value in short.items() if value is not None}}
-    options = {"changes": changes, "checkpoint": checkpoint(flags.checkpoint), "results": flags.results}
-    options |= {"recall": flags.recall}
-    result = evaluate_detectors(flags.workdir, **options)
+    return {"changes": changes, "checkpoint": checkpoint(flags.checkpoint)}
+
+
+def _print(flags: argparse.Namespace, result: dict) -> None:
     if flags.json:
         print(json.dumps(result if "ensemble" in result else result["members"][0]))
         return

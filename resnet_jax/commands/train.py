@@ -65,7 +65,12 @@ def run(flags: argparse.Namespace) -> int | None:
     for workdir, own in runs:
         records = train_seeds(own, workdir, begun=process_begun() if len(runs) == 1 else None)
     if jax.process_index() == 0:
-        word, name = {"classification": ("error", "error_top1"), "detection": ("AP50", "ap_50")}[config.task]
+        of_task = {
+            "classification": ("error", "error_top1"),
+            "detection": ("AP50", "ap_50"),
+            "localization": ("localization error", "error_localization"),
+        }
+        word, name = of_task[config.task]
         found = ", ".join(percent(record["test"][name]) for record in records)
         print(f"test {word} {found} of {records[0]['test']['count']} images; see {flags.workdir}")
     return None

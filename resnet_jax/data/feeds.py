@@ -105,3 +105,18 @@ class StreamedFeed:
         batch: tuple = next(self._stream)
         share = split_batch(self._mesh)
         return tuple(jax.tree.map(lambda array: jax.make_array_from_process_local_data(share, array), batch))
+
+
+class FeedWithVariables:
+    """A feed whose arguments begin with a net's variables."""
+
+    def __init__(self, feed: Feed, variables: dict):
+        self._feed, self._variables = feed, variables
+
+    def arguments(self, step: int) -> tuple[Any, ...]:
+        """The variables, and the feed's own."""
+        return (self._variables, *self._feed.arguments(step))
+
+    def close(self) -> None:
+        """Closes the feed."""
+        self._feed.close()

@@ -5,6 +5,7 @@ import itertools
 from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from resnet_jax.data.prepare import PathLike
 from resnet_jax.detection.annotations import Annotated, BoxSource
@@ -120,6 +121,27 @@ def open_union(sets: str, *, data_dir: PathLike | None = None) -> BoxSource:
     if not all(name and split for name, _, split in parts):
         raise ValueError(f"sets={sets!r}; allowed is NAME:SPLIT, or several of them joined with commas")
     return _joined([open_boxes(name, split, data_dir=data_dir) for name, _, split in parts])
+
+
+def open_splits(config: Any) -> dict[str, BoxSource]:
+    """The sources of a config's data.train_sets, test_sets and, if it has them, validation_sets, by the splits' names.
+
+    Raises:
+      FileNotFoundError: as `open_union`.
+      ValueError: likewise, or splits of different classes.
+    """
+    named = {"train": config.data.train_sets, "test": config.data.test_sets}
+    if config.data.validation_sets is not None:
+        named["validation"] = config.data.validation_sets
+    sources = {name: open_union(sets, data_dir=config.data.data_dir) for name, sets in named.items()}
+    for name, source in sources.items():
+        if source.class_names != sources["train"].class_names:
+            raise ValueError(
+                f"data.{name}_sets={named[name]}: its {len(source.class_names)} classes are not the "
+                f"{len(sources['train'].class_names)} of data.train_sets={named['train']}; the same in one order are "
+                "required"
+            )
+    return sources
 
 
 def _joined(sources: list[BoxSource]) -> BoxSource:

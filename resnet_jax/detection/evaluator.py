@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float32
 
 from resnet_jax.data.device_augment import normalize
 from resnet_jax.data.input_description import InputDescription
@@ -15,14 +14,15 @@ from resnet_jax.detection.annotations import Annotated, BoxSource, truths
 from resnet_jax.detection.batches import BoxExample, Framing, in_file_pixels
 from resnet_jax.detection.coco_ap import coco_ap_of_file, coco_results
 from resnet_jax.detection.coco_json import CocoJson
-from resnet_jax.detection.detected import Detected, in_order
+from resnet_jax.detection.detected import Detected
 from resnet_jax.detection.faster_rcnn import FasterRcnn
+from resnet_jax.detection.gathering import detected_by_all
 from resnet_jax.detection.measures import measure, with_error
 from resnet_jax.detection.nms import Detections
 from resnet_jax.detection.ordered_batches import OrderedBoxes
 from resnet_jax.detection.testing import DetectionProtocol, Member, Scaled, detect
 from resnet_jax.distributed import replicated, split_batch
-from resnet_jax.evaluation.shares import exchange, own_copies, own_mesh, processes_of, share_of
+from resnet_jax.evaluation.shares import own_copies, own_mesh
 from resnet_jax.evaluation.streamed_scores import divisible
 
 Find = Callable[..., list[tuple[int, Detected]]]
@@ -144,43 +144,13 @@ def make_collector(
 
     All processes call it together, and each gets all.
     """
-    own, processes = own_mesh(mesh), processes_of(mesh)
+    own = own_mesh(mesh)
     size = -(-batch_size * own.size // mesh.size)
     find = make_finder(detectors, own, protocol=protocol, batch_size=size, look=look, **options)
     most = protocol.detecting.most if look is detect else len(detectors) * protocol.proposing.after
 
     def find_all(variables: Sequence[dict], source: BoxSource) -> list[Detected]:
-        if len(processes) == 1:
-            return in_order(find(variables, source), len(source))
         copies = [own_copies(each, mesh) for each in variables]
-        shares = [share_of(len(source), place, len(processes)) for place in range(len(processes))]
-        rows = max(map(len, shares))
-        mine = shares[processes.index(jax.process_index())]
-
-        def work() -> np.ndarray:
-            return _packed(find(copies, source, share=mine), rows, most)
-
-        packed = exchange(mesh, work, like=_packed([], rows, most))
-        return in_order((each for share in packed for each in _unpacked(share)), len(source))
+        return detected_by_all(mesh, len(source), lambda share: find(copies, source, share=share), most=most)
 
     return find_all
-
-
-def _packed(found: Sequence[tuple[int, Detected]], rows: int, most: int) -> Float32[np.ndarray, "rows d 6"]:
-    """Of each image a first row with its number (-1: none) and how many detections follow, which have the others."""
-    packed = np.zeros((rows, most + 1, 6), np.float32)
-    packed[:, 0, 0] = -1
-    for row, (index, detected) in enumerate(found):
-        length = len(detected.labels)
-        packed[row, 0, :2] = index, length
-        packed[row, 1 : length + 1] = np.column_stack([detected.boxes, detected.scores, detected.labels])
-    return packed
-
-
-def _unpacked(packed: Float32[np.ndarray, "rows d 6"]) -> list[tuple[int, Detected]]:
-    found = []
-    for row in packed:
-        index, length = (int(value) for value in row[0, :2])
-        own = row[1 : length + 1]
-        found.append((index, Detected(own[:, :4].copy(), own[:, 4].copy(), own[:, 5].astype(np.int32))))
-    return found

@@ -58,19 +58,43 @@ def sampling_of(config: Any) -> Sampling:
     """What a training step looks at, as `config.sampling` says."""
     c = config.sampling
     return Sampling(
-        Proposing(c.proposals_before, c.proposals, c.proposal_overlap, c.min_side),
-        AnchorSampling(c.anchors, c.anchor_fraction, c.anchor_positive, c.anchor_negative, c.cross_boundary),
-        RegionSampling(c.regions, c.region_fraction, c.region_positive, c.region_background),
+        training_proposals_of(config),
+        anchor_sampling_of(config),
+        region_sampling_of(config),
         anchor_beta=c.anchor_beta,
         region_beta=c.region_beta,
     )
 
 
+def training_proposals_of(config: Any) -> Proposing:
+    """The choice of the regions that train."""
+    c = config.sampling
+    return Proposing(c.proposals_before, c.proposals, c.proposal_overlap, c.min_side)
+
+
+def anchor_sampling_of(config: Any) -> AnchorSampling:
+    """The choice of the anchors that train."""
+    c = config.sampling
+    return AnchorSampling(c.anchors, c.anchor_fraction, c.anchor_positive, c.anchor_negative, c.cross_boundary)
+
+
+def region_sampling_of(config: Any) -> RegionSampling:
+    """The choice among proposals."""
+    c = config.sampling
+    return RegionSampling(c.regions, c.region_fraction, c.region_positive, c.region_background)
+
+
+def tested_proposals_of(config: Any) -> Proposing:
+    """The choice of the regions that are tested."""
+    c, s = config.evaluate, config.sampling
+    return Proposing(c.proposals_before, c.proposals, s.proposal_overlap, s.min_side)
+
+
 def protocol_of(config: Any) -> DetectionProtocol:
     """How images are tested, as `config.evaluate` says."""
-    c, s = config.evaluate, config.sampling
+    c = config.evaluate
     return DetectionProtocol(
-        Proposing(c.proposals_before, c.proposals, s.proposal_overlap, s.min_side),
+        tested_proposals_of(config),
         Detecting(c.score, c.overlap, c.detections),
         refinement=c.refinement,
         voting=c.voting,
@@ -97,10 +121,7 @@ def input_of(config: Any, class_names: tuple[str, ...], pretrained: InputDescrip
       class_names: of the data.
       pretrained: what the weights were trained with; None without weights.
     """
-    mean, std = np.full(3, _MEAN, np.float32), np.full(3, _STD, np.float32)
-    if pretrained is not None:
-        mean, std = (np.asarray(value, np.float32) for value in (pretrained.mean, pretrained.std))
-        mean = mean.mean((0, 1)) if mean.ndim == 3 else mean
+    mean, std, source = pixel_statistics(pretrained)
     return InputDescription(
         image_shape=(config.data.short_side, config.data.long_side, 3),
         mean=mean,
@@ -108,8 +129,16 @@ def input_of(config: Any, class_names: tuple[str, ...], pretrained: InputDescrip
         class_names=class_names,
         short_side=config.data.short_side,
         resize=config.data.resize,
-        source="assumed: the middle of the range" if pretrained is None else pretrained.source,
+        source=source,
     )
+
+
+def pixel_statistics(pretrained: InputDescription | None) -> tuple[np.ndarray, np.ndarray, str]:
+    """Mean and standard deviation of each channel, and where they are from: the weights, or assumed without any."""
+    if pretrained is None:
+        return np.full(3, _MEAN, np.float32), np.full(3, _STD, np.float32), "assumed: the middle of the range"
+    mean, std = (np.asarray(value, np.float32) for value in (pretrained.mean, pretrained.std))
+    return mean.mean((0, 1)) if mean.ndim == 3 else mean, std, pretrained.source
 
 
 def framing_of(config: Any, mean: np.ndarray, *, training: bool = False) -> Framing:
@@ -121,13 +150,18 @@ def framing_of(config: Any, mean: np.ndarray, *, training: bool = False) -> Fram
       training: whether their sizes are drawn from those of training.
     """
     sides = tuple(map(int, config.data.train_short_sides)) if training else ()
-    fill = tuple(int(round(float(value))) for value in mean)
     return Framing(
         short_side=max(sides, default=config.data.short_side),
         long_side=config.data.long_side,
         stride=_SIDE,
         max_boxes=config.data.max_boxes,
-        fill=(fill[0], fill[1], fill[2]),
+        fill=fill_of(mean),
         resize=config.data.resize,
         short_sides=sides,
     )
+
+
+def fill_of(mean: np.ndarray) -> tuple[int, int, int]:
+    """The colour, 0 to 255, nearest to what becomes 0 when the image is normalised."""
+    red, green, blue = (int(round(float(value))) for value in mean)
+    return red, green, blue

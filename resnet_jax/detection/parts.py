@@ -7,12 +7,12 @@ import jax
 from jax.sharding import Mesh
 
 from resnet_jax import config as configs
-from resnet_jax.data.feeds import Feed, StreamedFeed
+from resnet_jax.data.feeds import Feed, FeedWithVariables, StreamedFeed
 from resnet_jax.data.input_description import InputDescription
 from resnet_jax.detection.annotations import BoxSource
 from resnet_jax.detection.backbones import split_net
 from resnet_jax.detection.batches import BoxExample
-from resnet_jax.detection.data import open_union
+from resnet_jax.detection.data import open_splits
 from resnet_jax.detection.faster_rcnn import FasterRcnn
 from resnet_jax.detection.from_config import (
     backbone_of,
@@ -44,7 +44,7 @@ def build(config: Any) -> Parts:
       FileNotFoundError: a data set, weight file or workdir that is not there.
     """
     configs.check(config)
-    sources = _open(config)
+    sources = open_splits(config)
     train = sources["train"]
     config = configs.resolve(config, train_examples=len(train), device_count=jax.device_count())
     mesh = data_mesh(slices=config.train.slices)
@@ -84,21 +84,6 @@ def build(config: Any) -> Parts:
         ),
         steps_per_call=1,
     )
-
-
-def _open(config: Any) -> dict[str, BoxSource]:
-    named = {"train": config.data.train_sets, "test": config.data.test_sets}
-    if config.data.validation_sets is not None:
-        named["validation"] = config.data.validation_sets
-    sources = {name: open_union(sets, data_dir=config.data.data_dir) for name, sets in named.items()}
-    for name, source in sources.items():
-        if source.class_names != sources["train"].class_names:
-            raise ValueError(
-                f"data.{name}_sets={named[name]}: its {len(source.class_names)} classes are not the "
-                f"{len(sources['train'].class_names)} of data.train_sets={named['train']}; the same in one order are "
-                "required"
-            )
-    return sources
 
 
 def _trained(workdir: str | None, mesh: Mesh) -> TrainedDetector | None:
@@ -177,22 +162,7 @@ def _feed(config: Any, train: BoxSource, input: InputDescription, mesh: Mesh, pr
         flip=config.data.flip,
     )
     feed = StreamedFeed(batches, mesh, total_steps=config.steps.total, workers=config.data.workers)
-    return feed if proposer is None else _WithVariables(feed, proposer.variables)
-
-
-class _WithVariables:
-    """A feed whose arguments begin with a net's variables."""
-
-    def __init__(self, feed: Feed, variables: dict):
-        self._feed, self._variables = feed, variables
-
-    def arguments(self, step: int) -> tuple[Any, ...]:
-        """The variables, and the feed's own."""
-        return (self._variables, *self._feed.arguments(step))
-
-    def close(self) -> None:
-        """Closes the feed."""
-        self._feed.close()
+    return feed if proposer is None else FeedWithVariables(feed, proposer.variables)
 
 
 def _prepare(config: Any, input: InputDescription, proposer: TrainedDetector | None) -> Callable[..., BoxBatch]:

@@ -89,23 +89,33 @@ def evaluate_detectors(
     return result
 
 
-def changed(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
-    """The config of a run with other values for keys that a test may change; ValueError for another key or value."""
+def changed(config: ConfigDict, changes: Mapping[str, Any], *, free: Sequence[str] = _FREE) -> ConfigDict:
+    """The config of a run with other values for keys that a test may change; ValueError for another key or value.
+
+    Args:
+      config: of the run.
+      changes: values, or texts, by key.
+      free: keys that may change; sections end with a dot.
+    """
     for key in changes:
-        if key in flatten(config) and not key.startswith(_FREE):
-            raise ValueError(f"{key}: is of the training; a test can change {', '.join(_FREE).replace('., ', '.*, ')}")
+        if key in flatten(config) and not key.startswith(tuple(free)):
+            raise ValueError(f"{key}: is of the training; a test can change {', '.join(free).replace('., ', '.*, ')}")
     values = {key: parse_value(key, value) if isinstance(value, str) else value for key, value in changes.items()}
     new = nest(given_values(config) | values)
     check(new)
     return new
 
 
-def check_together(
-    detectors: Sequence[TrainedDetector], paths: Sequence[PathLike], source: BoxSource | None = None
-) -> None:
-    """Raises ValueError unless all take the same images and have the same classes, which are the source's."""
-    first = detectors[0].input
-    for path, other in zip(paths, detectors, strict=True):
+def check_together(members: Sequence[Any], paths: Sequence[PathLike], source: BoxSource | None = None) -> None:
+    """Raises ValueError unless all members of a test take the same images and have one list of classes, the source's.
+
+    Args:
+      members: with an `input` each, such as `TrainedDetector`.
+      paths: of their runs.
+      source: of the images.
+    """
+    first = members[0].input
+    for path, other in zip(paths, members, strict=True):
         if not other.input.same_as(first):
             raise ValueError(f"{path}: an ensemble's members take the same input, this one another than {paths[0]}")
     if source is not None and source.class_names != first.class_names:

@@ -1,5 +1,6 @@
 """A detector from a run's workdir."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,18 +59,57 @@ class TrainedDetector:
             raise ValueError(f"{files.path} is of a run with task={config.task}, not detection")
         input = InputDescription.load(files.input)
         detector = detector_of(config, num_classes=len(input.class_names))
+        step, variables = restored_variables(
+            files,
+            config,
+            lambda: initial_variables(detector, jax.random.key(0)),
+            DetectionSums.zero(),
+            error=ERROR,
+            checkpoint=checkpoint,
+            mesh=mesh,
+            constant=constant_layers(config, detector),
+        )
+        return cls(config, input, detector, step, variables)
 
-        def initial() -> tuple[TrainState, Progress]:
-            optimizer = build_optimizer(config, constant=constant_layers(config, detector))
-            variables = initial_variables(detector, jax.random.key(0))
-            state = TrainState.create(variables, optimizer, build_schedule(config), ema=config.train.ema_decay > 0)
-            return state, Progress.zero(DetectionSums.zero())
 
-        shapes = jax.eval_shape(initial)
-        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), shapes)
-        with Checkpoints(files.checkpoints, best_metric=ERROR, read_only=True) as checkpoints:
-            step, (state, _) = checkpoints.restore(checkpoint, like)
-        return cls(config, input, detector, step, state.evaluated_variables)
+def restored_variables(
+    files: Workdir,
+    config: Any,
+    initialize: Callable[[], dict],
+    zero: Any,
+    *,
+    error: str,
+    checkpoint: str | int,
+    mesh: Mesh,
+    constant: Sequence[str] = (),
+) -> tuple[int, dict]:
+    """The step and the variables of a run's checkpoint, the averaged ones where the run keeps averages.
+
+    Args:
+      files: of the run.
+      config: of the run.
+      initialize: makes variables of the same shapes.
+      zero: what a step counts, of no batch.
+      error: by which the best checkpoint goes.
+      checkpoint: "latest", "best", or a step.
+      mesh: devices that get the variables.
+      constant: beginnings of the names of layers that do not train.
+
+    Raises:
+      FileNotFoundError: there is no checkpoint.
+      ValueError: as `Checkpoints.restore`.
+    """
+
+    def initial() -> tuple[TrainState, Progress]:
+        optimizer = build_optimizer(config, constant=constant)
+        state = TrainState.create(initialize(), optimizer, build_schedule(config), ema=config.train.ema_decay > 0)
+        return state, Progress.zero(zero)
+
+    shapes = jax.eval_shape(initial)
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), shapes)
+    with Checkpoints(files.checkpoints, best_metric=error, read_only=True) as checkpoints:
+        step, (state, _) = checkpoints.restore(checkpoint, like)
+    return step, state.evaluated_variables
 
 
 def initial_variables(detector: FasterRcnn, key: jax.Array) -> dict:

@@ -68,17 +68,18 @@ def whole_views(encoded: bytes, *, short_sides: tuple[int, ...] = SCALES, resize
     ]
 
 
-def stacked_views(views: Sequence[HostView], *, stride: int) -> HostView:
-    """A batch of views of one shorter side, padded to one shape of `data.views.padded_shape`.
+def stacked_views(views: Sequence[HostView], *, stride: int, shape: tuple[int, int] | None = None) -> HostView:
+    """A batch of views of one shorter side, padded to one shape.
 
     Args:
       views: one or more; all of landscape or all of portrait, a square in landscape.
       stride: of which the sides are multiples, in pixels.
+      shape: (height, width) that holds them; None: that of `data.views.padded_shape`.
 
     Raises:
       ValueError: no views, or of several shapes.
     """
-    shape = one_shape(views, stride=stride)
+    shape = one_shape(views, stride=stride) if shape is None else shape
     images = np.zeros((len(views), *shape, 3), np.uint8)
     for place, view in zip(images, views, strict=True):
         place[: view.size[0], : view.size[1]] = view.image
