@@ -168,6 +168,26 @@ def make_shapes(folder: Path, *, images: int, seed: int, most: int = MOST_OBJECT
     return folder
 
 
+def make_classes(folder: Path, *, images: int, seed: int) -> Path:
+    """Writes images of one object each as FOLDER/SPLIT/CLASS/NAME.png, for a net that classifies them.
+
+    Args:
+      folder: which must not be there.
+      images: of the training split, from 1; see `split_sizes`.
+      seed: from 0.
+
+    Raises:
+      FileExistsError: there is something at `folder`.
+    """
+    folder.mkdir(parents=True)
+    for split, count in split_sizes(images).items():
+        for name, scene in _named(seed, split, count, most=1):
+            place = folder / split / CLASSES[scene.labels[0]] / f"{name}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(scene.image).save(place, compress_level=1)
+    return folder
+
+
 def _named(seed: int, split: str, count: int, most: int) -> Iterator[tuple[str, Scene]]:
     return ((_name(split, index), make_scene(seed, split, index, most=most)) for index in range(count))
 
