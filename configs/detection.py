@@ -123,6 +123,7 @@ def small(config: ConfigDict) -> None:
     config.sampling.regions = 32
     config.evaluate.metric = "voc"
     config.evaluate.proposals_before, config.evaluate.proposals = 1000, 100
+    config.evaluate.overlap = 0.5
     config.evaluate.batch_size = 8
     config.optimizer.weight_decay = 1e-4
     config.optimizer.clip_norm = 1.0

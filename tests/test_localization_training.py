@@ -57,7 +57,8 @@ IMAGES = 12
 def folder(tmp_path_factory):
     """Images of one object each: 12 to test, and those of landscape alone, for which less is compiled, for runs."""
     with experiment_modules(SHAPES) as module:
-        place = module("make_shapes").make_shapes(tmp_path_factory.mktemp("sets") / "shapes", images=60, seed=0, most=1)
+        shapes, place = module("make_shapes"), tmp_path_factory.mktemp("sets") / "shapes"
+        shapes.make_shapes(place, images=60, seed=0, kind=shapes.Kind(most=1))
     for split in ("train", "test"):
         images = open_boxes(str(place), split)
         wide = [images[index].name for index in range(len(images)) if images.size(index)[0] <= images.size(index)[1]]

@@ -14,7 +14,7 @@ from resnet_jax.workdir import Workdir
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "shapes"))
-from make_shapes import make_shapes  # noqa: E402
+from make_shapes import Kind, make_shapes  # noqa: E402
 
 IMAGES = 1000
 SEEDS = range(2)
@@ -32,7 +32,7 @@ def main() -> None:
     flags = parser.parse_args()
     folder = flags.workdir / "shapes"
     if not folder.is_dir():
-        make_shapes(folder, images=IMAGES, seed=0, most=1)
+        make_shapes(folder, images=IMAGES, seed=0, kind=Kind(most=1))
     sets = {"data.train_sets": f"{folder.resolve()}:train", "data.test_sets": f"{folder.resolve()}:test"}
     for seed in SEEDS:
         proposals, regions = (flags.workdir / f"{what}_seed{seed}" for what in ("proposals", "regions"))

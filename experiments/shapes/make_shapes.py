@@ -17,9 +17,6 @@ from resnet_jax.atomic_files import write_text_atomically
 CLASSES = ("disc", "ring", "triangle")
 SPLITS = ("train", "val", "test")
 SIDES = 96, 160
-MOST_OBJECTS = 4
-# Of an object's pixels at most so many may be covered by others.
-MOST_COVERED = 0.6
 # Half of an object's length, from so many pixels to a part of the image's shorter side.
 LEAST_RADIUS, LARGEST_RADIUS = 10, 0.33
 # Of an object's width to its length, and of a ring's hole to the ring.
@@ -47,8 +44,23 @@ class Scene(NamedTuple):
     covered: np.ndarray
 
 
-def make_scene(seed: int, split: str, index: int, *, most: int = MOST_OBJECTS) -> Scene:
-    """The image of a number in a split, with `most` objects at most."""
+class Kind(NamedTuple):
+    """How hard images are.
+
+    Attributes:
+      most: objects of an image, from 1; with 1 all images have one object, as localization wants them.
+      covered: of an object's pixels others may cover at most this part, from 0.
+    """
+
+    most: int = 4
+    covered: float = 0.6
+
+
+KIND = Kind()
+
+
+def make_scene(seed: int, split: str, index: int, kind: Kind = KIND) -> Scene:
+    """The image of a number in a split."""
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     height, width = (int(side) for side in rng.integers(SIDES[0], SIDES[1] + 1, 2))
     mean = rng.integers(70, 186, 3)
@@ -56,9 +68,9 @@ def make_scene(seed: int, split: str, index: int, *, most: int = MOST_OBJECTS) -
     colours, labels, masks = [mean], [], []
     # The number of the object that each pixel shows.
     owner = np.full((height, width), -1)
-    for _ in range(rng.integers(1, most + 1)):
+    for _ in range(rng.integers(1, kind.most + 1)):
         label, colour = int(rng.integers(len(CLASSES))), _colour(rng, colours)
-        mask = _free_place(rng, label, owner, masks)
+        mask = _free_place(rng, label, owner, masks, kind.covered)
         if mask is not None:
             owner[mask], image[mask] = len(masks), colour
             colours.append(colour)
@@ -86,12 +98,14 @@ def _colour(rng: np.random.Generator, others: list[np.ndarray]) -> np.ndarray:
             return colour
 
 
-def _free_place(rng: np.random.Generator, label: int, owner: np.ndarray, masks: list[np.ndarray]) -> np.ndarray | None:
-    """The pixels of an object that leaves enough of every other to be seen; None after some tries."""
+def _free_place(
+    rng: np.random.Generator, label: int, owner: np.ndarray, masks: list[np.ndarray], covered: float
+) -> np.ndarray | None:
+    """The pixels of an object that covers no more than this part of any other; None after some tries."""
     for _ in range(TRIES):
         mask = _mask(rng, label, owner.shape)
         left = [((owner == number) & ~mask).sum() / other.sum() for number, other in enumerate(masks)]
-        if all(part >= 1 - MOST_COVERED for part in left):
+        if all(part >= 1 - covered for part in left):
             return mask
     return None
 
@@ -137,14 +151,14 @@ def split_sizes(images: int) -> dict[str, int]:
     return {"train": images, "val": max(1, images // 5), "test": max(1, images // 5)}
 
 
-def make_shapes(folder: Path, *, images: int, seed: int, most: int = MOST_OBJECTS) -> Path:
+def make_shapes(folder: Path, *, images: int, seed: int, kind: Kind = KIND) -> Path:
     """Writes the folder, the lists of the splits last.
 
     Args:
       folder: which must not be there, since `VocFolder` reads every annotation that it finds.
       images: of the training split, from 1; see `split_sizes`.
       seed: from 0.
-      most: objects of an image, from 1; with 1 the images are of one object each, as localization wants them.
+      kind: how hard the images are.
 
     Raises:
       FileExistsError: there is something at `folder`.
@@ -152,13 +166,13 @@ def make_shapes(folder: Path, *, images: int, seed: int, most: int = MOST_OBJECT
     """
     if images < 1 or seed < 0:
         raise ValueError(f"images={images}, seed={seed}; allowed are images from 1 and seeds from 0")
-    if most < 1:
-        raise ValueError(f"most={most}; allowed are numbers from 1")
+    if kind.most < 1 or not 0 <= kind.covered < 1:
+        raise ValueError(f"{kind}; allowed are most from 1 and covered from 0 to below 1")
     folder.mkdir(parents=True)
     for part in ("JPEGImages", "Annotations"):
         (folder / part).mkdir()
     for split, count in split_sizes(images).items():
-        for name, scene in _named(seed, split, count, most):
+        for name, scene in _named(seed, split, count, kind):
             # PNG: the pixels are those of the scene, whatever the library's version.
             Image.fromarray(scene.image).save(folder / "JPEGImages" / f"{name}.png", compress_level=1)
             (folder / "Annotations" / f"{name}.xml").write_text(annotation(name, scene))
@@ -168,28 +182,8 @@ def make_shapes(folder: Path, *, images: int, seed: int, most: int = MOST_OBJECT
     return folder
 
 
-def make_classes(folder: Path, *, images: int, seed: int) -> Path:
-    """Writes images of one object each as FOLDER/SPLIT/CLASS/NAME.png, for a net that classifies them.
-
-    Args:
-      folder: which must not be there.
-      images: of the training split, from 1; see `split_sizes`.
-      seed: from 0.
-
-    Raises:
-      FileExistsError: there is something at `folder`.
-    """
-    folder.mkdir(parents=True)
-    for split, count in split_sizes(images).items():
-        for name, scene in _named(seed, split, count, most=1):
-            place = folder / split / CLASSES[scene.labels[0]] / f"{name}.png"
-            place.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(scene.image).save(place, compress_level=1)
-    return folder
-
-
-def _named(seed: int, split: str, count: int, most: int) -> Iterator[tuple[str, Scene]]:
-    return ((_name(split, index), make_scene(seed, split, index, most=most)) for index in range(count))
+def _named(seed: int, split: str, count: int, kind: Kind) -> Iterator[tuple[str, Scene]]:
+    return ((_name(split, index), make_scene(seed, split, index, kind)) for index in range(count))
 
 
 def _name(split: str, index: int) -> str:
@@ -203,9 +197,12 @@ def main() -> None:
         "--images", type=int, default=1000, help="of the training split; val and test have a fifth each"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--objects", type=int, default=MOST_OBJECTS, help="of an image, at most (%(default)s)")
+    parser.add_argument("--objects", type=int, default=KIND.most, help="of an image, at most (%(default)s)")
+    help = "part of an object's pixels that others may cover (%(default)s)"
+    parser.add_argument("--covered", type=float, default=KIND.covered, help=help)
     flags = parser.parse_args()
-    print(make_shapes(flags.folder, images=flags.images, seed=flags.seed, most=flags.objects))
+    kind = Kind(flags.objects, flags.covered)
+    print(make_shapes(flags.folder, images=flags.images, seed=flags.seed, kind=kind))
 
 
 if __name__ == "__main__":
