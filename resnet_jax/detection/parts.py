@@ -1,6 +1,7 @@
 """From a config of detection to the parts of a run."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -35,6 +36,15 @@ from resnet_jax.training.seeds import Seeds
 from resnet_jax.training.steps import make_streamed_step
 from resnet_jax.workdir import Workdir
 
+_OF_CLASSES = ("classifier", "regressor")
+# Beginnings of the keys that a part's arrays have their shapes from.
+_SHAPING = {
+    "trunk": ("model.",),
+    "tail": ("model.", "detector.roi_size"),
+    "rpn": ("detector.anchor", "detector.rpn_features"),
+    **dict.fromkeys(_OF_CLASSES, ("detector.context",)),
+}
+
 
 def build(config: Any) -> Parts:
     """Makes all parts of a run that trains a detector.
@@ -50,8 +60,10 @@ def build(config: Any) -> Parts:
     mesh = data_mesh(slices=config.train.slices)
     pretrained = _input_of_weights(config)
     start = _trained(config.detector.start_from, mesh)
-    input = input_of(config, train.class_names, pretrained) if start is None else start.input
-    _check_input(config, "start_from", input, train.class_names)
+    if start is None:
+        input = input_of(config, train.class_names, pretrained)
+    else:
+        input = _input_of_start(config, start, train.class_names)
     proposer = _trained(config.detector.proposals_from, mesh)
     if proposer is not None:
         _check_proposer(config, proposer, input)
@@ -107,14 +119,21 @@ def _trained(workdir: str | None, mesh: Mesh) -> TrainedDetector | None:
     return TrainedDetector.restore(Workdir(workdir), checkpoint="latest", mesh=mesh)
 
 
-def _check_input(config: Any, key: str, input: InputDescription, class_names: tuple[str, ...]) -> None:
-    if input.class_names != class_names:
-        raise ValueError(f"detector.{key}={config.detector[key]}: it is of other classes than those of the data")
+def _input_of_start(config: Any, start: TrainedDetector, class_names: tuple[str, ...]) -> InputDescription:
+    if config.detector.new_classes:
+        return replace(start.input, class_names=class_names)
+    if start.input.class_names != class_names:
+        raise ValueError(
+            f"detector.start_from={config.detector.start_from}: it is of other classes than those of the data; "
+            "detector.new_classes=True begins the layers of classes anew and takes all others"
+        )
+    return start.input
 
 
 def _check_proposer(config: Any, proposer: TrainedDetector, input: InputDescription) -> None:
     key = "proposals_from"
-    _check_input(config, key, proposer.input, input.class_names)
+    if proposer.input.class_names != input.class_names:
+        raise ValueError(f"detector.{key}={config.detector[key]}: it is of other classes than those of the data")
     if not proposer.input.same_as(input):
         raise ValueError(
             f"detector.{key}={config.detector[key]}: it expects other images (their size, mean or standard deviation) "
@@ -126,16 +145,33 @@ def _initialize(config: Any, detector: FasterRcnn, start: TrainedDetector | None
     def initialize(key: jax.Array) -> dict:
         variables = initial_variables(detector, key)
         if start is not None:
-            shapes = [jax.tree.map(lambda leaf: leaf.shape, tree) for tree in (variables, start.variables)]
-            if shapes[0] != shapes[1]:
-                raise ValueError(
-                    f"detector.start_from={config.detector.start_from}: it is of another net than model.name="
-                    f"{config.model.name} with this config's detector keys"
-                )
-            return start.variables
+            return _of_start(config, variables, start)
         return variables if config.detector.weights is None else _with_weights(config, variables, key)
 
     return initialize
+
+
+def _of_start(config: Any, variables: dict, start: TrainedDetector) -> dict:
+    """The variables of the run that is begun from, of layers that begin anew those given."""
+    taken = start.variables
+    if config.detector.new_classes:
+        anew = {layer: variables["params"][layer] for layer in _OF_CLASSES}
+        taken = {**taken, "params": {**taken["params"], **anew}}
+    if differing := {names[1] for names, _ in _shapes(variables) ^ _shapes(taken)}:
+        prefixes = tuple(prefix for part in sorted(differing) for prefix in _SHAPING[part])
+        keys = [key for key in configs.differing_keys(start.config, config) if key.startswith(prefixes)]
+        there = configs.flatten(start.config)
+        raise ValueError(
+            f"detector.start_from={config.detector.start_from}: it is of another net than model.name="
+            f"{config.model.name} with this config's detector keys; {', '.join(sorted(differing))} would fit with "
+            f"{', '.join(f'{key}={there[key]}' for key in keys)}"
+        )
+    return taken
+
+
+def _shapes(variables: dict) -> set[tuple[tuple[str, ...], tuple[int, ...]]]:
+    """Names and shape of each array."""
+    return {(tuple(key.key for key in path), leaf.shape) for path, leaf in jax.tree.leaves_with_path(variables)}
 
 
 def _input_of_weights(config: Any) -> InputDescription | None:
