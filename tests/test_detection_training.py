@@ -24,6 +24,7 @@ from resnet_jax.detection.run import evaluate_detectors
 from resnet_jax.detection.trained import TrainedDetector
 from resnet_jax.distributed import data_mesh
 from resnet_jax.models.registry import create_model, initialize
+from resnet_jax.pretrained import reading
 from resnet_jax.pretrained.weights import save_pretrained
 from resnet_jax.records import read_metrics, read_record
 from resnet_jax.training.loop import _Run, train
@@ -288,8 +289,10 @@ def test_four_steps_are_of_a_config_of_joint_training(small, tmp_path):
 
 def test_weights_become_trunk_and_tail_and_bring_their_statistics(weights, small):
     path, variables = weights
-    parts = detection_parts.build(small(detector__weights=str(path)))
-    own = parts.initial_variables()
+    with mock.patch.object(reading, "_load", side_effect=reading._load) as load:
+        parts = detection_parts.build(small(detector__weights=str(path)))
+        own = parts.initial_variables()
+    assert load.call_count == 1
     kernel = variables["params"]["stage3_block1"]["conv1"]["kernel"]
     np.testing.assert_array_equal(own["params"]["tail"]["stage3_block1"]["conv1"]["kernel"], kernel)
     np.testing.assert_array_equal(
@@ -302,6 +305,23 @@ def test_weights_become_trunk_and_tail_and_bring_their_statistics(weights, small
     np.testing.assert_array_equal(parts.input.mean, [90, 91, 92])
     np.testing.assert_array_equal(parts.input.std, [50, 50, 50])
     assert parts.input.class_names == CLASSES
+
+
+def test_vgg16_s_weights_are_read_once_and_become_trunk_and_tail(small):
+    """Of small arrays, since those of its fc6 are 400 MB."""
+    trunk, tail = ({layer: {"kernel": np.full(2, value)}} for layer, value in (("conv1_1", 3.0), ("fc6", 4.0)))
+    input = InputDescription((224, 224, 3), np.float32([90, 91, 92]), np.full(3, 50, np.float32), ())
+    changes = {"model__name": "vgg16", "model__width": None, "detector__weights": "vgg16.safetensors"}
+    random = {"params": {"trunk": {}, "tail": {}, "rpn": {"bias": np.ones(1)}}, "batch_stats": {}}
+    with (
+        mock.patch.object(detection_parts, "load_vgg16", return_value=(trunk, tail, input)) as load,
+        mock.patch.object(detection_parts, "initial_variables", return_value=random),
+    ):
+        parts = detection_parts.build(small(**changes))
+        own = parts.initial_variables()
+    load.assert_called_once_with("vgg16.safetensors")
+    assert own == {"params": {**random["params"], "trunk": trunk, "tail": tail}, "batch_stats": {}}
+    np.testing.assert_array_equal(parts.input.mean, [90, 91, 92])
 
 
 def test_images_of_several_scales_share_the_shapes(small):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
@@ -30,7 +30,7 @@ from resnet_jax.detection.trained import TrainedDetector, initial_variables
 from resnet_jax.detection.vgg_weights import load_vgg16
 from resnet_jax.distributed import data_mesh, local_rows
 from resnet_jax.parts import Parts, build_optimizer, build_schedule, build_update
-from resnet_jax.pretrained.loading import load_partial
+from resnet_jax.pretrained.loading import fill_partly
 from resnet_jax.pretrained.reading import load_weights
 from resnet_jax.training.seeds import Seeds
 from resnet_jax.training.steps import make_streamed_step
@@ -46,6 +46,22 @@ _SHAPING = {
 }
 
 
+class _Weights(NamedTuple):
+    """What `detector.weights` has: variables of trunk and tail, and what they expect of their input, if it is known."""
+
+    trunk: dict
+    tail: dict
+    input: InputDescription | None
+
+    def within(self, variables: dict) -> dict:
+        """A detector's variables with these in trunk and tail."""
+        parts = {"trunk": self.trunk, "tail": self.tail}
+        return {
+            collection: {**tree, **{part: own[collection] for part, own in parts.items() if collection in own}}
+            for collection, tree in variables.items()
+        }
+
+
 def build(config: Any) -> Parts:
     """Makes all parts of a run that trains a detector.
 
@@ -58,10 +74,10 @@ def build(config: Any) -> Parts:
     train = sources["train"]
     config = configs.resolve(config, train_examples=len(train), device_count=jax.device_count())
     mesh = data_mesh(slices=config.train.slices)
-    pretrained = _input_of_weights(config)
+    weights = _read_weights(config)
     start = _trained(config.detector.start_from, mesh)
     if start is None:
-        input = input_of(config, train.class_names, pretrained)
+        input = input_of(config, train.class_names, None if weights is None else weights.input)
     else:
         input = _input_of_start(config, start, train.class_names)
     proposer = _trained(config.detector.proposals_from, mesh)
@@ -76,7 +92,7 @@ def build(config: Any) -> Parts:
         mesh=mesh,
         seeds=Seeds(config.seed, 1),
         model=detector,
-        initialize=_initialize(config, detector, start),
+        initialize=_initialize(config, detector, start, weights),
         zero=DetectionSums.zero(),
         optimizer=optimizer,
         schedule=build_schedule(config),
@@ -141,12 +157,14 @@ def _check_proposer(config: Any, proposer: TrainedDetector, input: InputDescript
         )
 
 
-def _initialize(config: Any, detector: FasterRcnn, start: TrainedDetector | None) -> Callable[[jax.Array], dict]:
+def _initialize(
+    config: Any, detector: FasterRcnn, start: TrainedDetector | None, weights: _Weights | None
+) -> Callable[[jax.Array], dict]:
     def initialize(key: jax.Array) -> dict:
         variables = initial_variables(detector, key)
         if start is not None:
             return _of_start(config, variables, start)
-        return variables if config.detector.weights is None else _with_weights(config, variables, key)
+        return variables if weights is None else weights.within(variables)
 
     return initialize
 
@@ -174,33 +192,22 @@ def _shapes(variables: dict) -> set[tuple[tuple[str, ...], tuple[int, ...]]]:
     return {(tuple(key.key for key in path), leaf.shape) for path, leaf in jax.tree.leaves_with_path(variables)}
 
 
-def _input_of_weights(config: Any) -> InputDescription | None:
-    if config.detector.weights is None:
+def _read_weights(config: Any) -> _Weights | None:
+    path, net = config.detector.weights, backbone_of(config)
+    if path is None:
         return None
-    return (
-        load_vgg16(config.detector.weights)[2]
-        if backbone_of(config) is None
-        else load_weights(config.detector.weights).input
-    )
-
-
-def _with_weights(config: Any, variables: dict, key: jax.Array) -> dict:
-    """The variables with the weights' in trunk and tail."""
-    net = backbone_of(config)
     if net is None:
-        trunk, tail, _ = load_vgg16(config.detector.weights)
-        return {**variables, "params": {**variables["params"], "trunk": trunk, "tail": tail}}
-    loaded, report = load_partial(config.detector.weights, net, key=key)
+        trunk, tail, input = load_vgg16(path)
+        return _Weights({"params": trunk}, {"params": tail}, input)
+    file = load_weights(path)
+    loaded, report = fill_partly(file, net, path=path)
     if report.initialised:
         raise ValueError(
-            f"detector.weights={config.detector.weights}: it lacks {len(report.initialised)} tensors of "
-            f"{config.model.name}, such as {report.initialised[0]}"
+            f"detector.weights={path}: it lacks {len(report.initialised)} tensors of {config.model.name}, such as "
+            f"{report.initialised[0]}"
         )
-    cut = dict(zip(("trunk", "tail"), split_net(loaded, stages=len(net.stage_sizes)), strict=True))
-    return {
-        collection: {**tree, **{part: own[collection] for part, own in cut.items() if collection in own}}
-        for collection, tree in variables.items()
-    }
+    # Not on a device, which would hold them twice from the first step on.
+    return _Weights(*split_net(jax.device_get(loaded), stages=len(net.stage_sizes)), file.input)
 
 
 def _feed(config: Any, train: BoxSource, input: InputDescription, mesh: Mesh, proposer: TrainedDetector | None) -> Feed:
