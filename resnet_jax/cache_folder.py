@@ -1,4 +1,4 @@
-"""Where the library keeps what it can fetch or make again: downloaded weights, and compiled programs."""
+"""Where the library keeps what it can fetch or make again: downloaded weights, compiled programs, images' sizes."""
 
 import os
 from pathlib import Path

@@ -224,6 +224,10 @@ def _check_detection(values: Mapping[str, Any]) -> None:
         raise ValueError(f"detector.proposals_from: needs detector.trains=regions, not {trains}")
     if values["detector.start_from"] is not None and values["detector.weights"] is not None:
         raise ValueError("detector.weights: must be None with detector.start_from, which has all variables")
+    if values["detector.new_classes"] and values["detector.start_from"] is None:
+        raise ValueError(
+            "detector.new_classes=True: needs detector.start_from; without it all layers begin anew, set False"
+        )
 
 
 def _check_localization(values: Mapping[str, Any]) -> None:

@@ -24,6 +24,7 @@ DETECTION_KEYS: dict[str, Rule] = {
     "detector.context": Rule("bool", False, "the whole image beside each region, appendix B"),
     "detector.trains": Rule("str", "all", "what a step makes smaller: one loss, or both at once", TRAINED),
     "detector.start_from": Rule("str", None, "workdir of a detector whose variables come first", none=True),
+    "detector.new_classes": Rule("bool", False, "start_from: the layers of classes begin anew, for a set with others"),
     "detector.proposals_from": Rule("str", None, "workdir of a detector that proposes the regions", none=True),
     "sampling.proposals_before": Rule("int", 12000, "anchors that enter suppression, in training", minimum=1),
     "sampling.proposals": Rule("int", 2000, "proposals that leave it, in training", minimum=1),

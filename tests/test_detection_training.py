@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from unittest import mock
 
 import jax
@@ -22,6 +24,7 @@ from resnet_jax.detection.run import evaluate_detectors
 from resnet_jax.detection.trained import TrainedDetector
 from resnet_jax.distributed import data_mesh
 from resnet_jax.models.registry import create_model, initialize
+from resnet_jax.pretrained import reading
 from resnet_jax.pretrained.weights import save_pretrained
 from resnet_jax.records import read_metrics, read_record
 from resnet_jax.training.loop import _Run, train
@@ -64,6 +67,19 @@ def folder(tmp_path_factory):
     wide = [index for index in range(31) if index % 11 > 1]
     splits = {"train": range(20), "val": range(20, 31), "wide": wide[:16], "wide_val": wide[16:]}
     return write_voc_folder(tmp_path_factory.mktemp("sets") / "voc", **splits)
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory):
+    """Images of one shape, of two other classes."""
+    wide = [index for index in range(31) if index % 11 > 1]
+    folder = write_voc_folder(tmp_path_factory.mktemp("sets") / "others", wide=wide[:16], wide_val=wide[16:])
+    for path in (folder / "Annotations").iterdir():
+        text = path.read_text()
+        for name, other in zip(CLASSES, ("ant", "bee", "bee"), strict=True):
+            text = text.replace(f"<name>{name}</name>", f"<name>{other}</name>")
+        path.write_text(text)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +219,39 @@ def test_what_a_part_of_the_loss_does_not_train_stays(trains, parts, finished, f
     assert record["test"]["count"] > 0
 
 
+@pytest.fixture(scope="module")
+def described(finished, tmp_path_factory):
+    """The finished run, as if it had been trained with weights that brought statistics."""
+    workdir = shutil.copytree(finished[0], tmp_path_factory.mktemp("runs") / "described")
+    input = InputDescription.load(Workdir(workdir).input)
+    replace(input, mean=np.float32([90, 91, 92]), std=np.full(3, 50, np.float32)).save(Workdir(workdir).input)
+    return workdir
+
+
+@pytest.mark.parametrize(("classes", "context"), [("others", False), ("others", True), ("same", False)])
+def test_layers_of_classes_begin_anew_and_all_others_where_the_run_ended(
+    classes, context, described, others, folder, small
+):
+    """A context makes the vectors longer that the layers of classes, and no others, look at."""
+    data = {**short({"others": others, "same": folder}[classes]), "detector__context": context}
+    own = {"detector__start_from": str(described), "detector__new_classes": True}
+    parts, before = detection_parts.build(small(**data, **own)), variables_of(described)
+    fresh = detection_parts.build(small(**data)).initial_variables()
+    anew = {layer: fresh["params"][layer] for layer in ("classifier", "regressor")}
+    expected = {**before, "params": {**before["params"], **anew}}
+    jax.tree.map(np.testing.assert_array_equal, parts.initial_variables(), expected)
+    names = {"others": ("ant", "bee"), "same": CLASSES}[classes]
+    assert parts.input.same_as(replace(InputDescription.load(Workdir(described).input), class_names=names))
+
+
+def test_a_detector_of_other_classes_is_trained_further(finished, others, small, tmp_path):
+    config = small(**short(others), detector__start_from=str(finished[0]), detector__new_classes=True)
+    record = train(config, tmp_path)
+    assert set(record["test"]["ap_50_of_classes"]) == {"ant", "bee"} and record["steps"] == 2
+    assert InputDescription.load(Workdir(tmp_path).input).class_names == ("ant", "bee")
+    assert variables_of(tmp_path)["params"]["classifier"]["bias"].shape == (3,)
+
+
 def test_regions_are_trained_on_the_proposals_of_another_detector(finished, folder, small):
     """Of the same variables the proposals are the same, wherever they are made; of others they are not."""
     # So low that proposals of nets that know nothing hit objects.
@@ -240,8 +289,10 @@ def test_four_steps_are_of_a_config_of_joint_training(small, tmp_path):
 
 def test_weights_become_trunk_and_tail_and_bring_their_statistics(weights, small):
     path, variables = weights
-    parts = detection_parts.build(small(detector__weights=str(path)))
-    own = parts.initial_variables()
+    with mock.patch.object(reading, "_load", side_effect=reading._load) as load:
+        parts = detection_parts.build(small(detector__weights=str(path)))
+        own = parts.initial_variables()
+    assert load.call_count == 1
     kernel = variables["params"]["stage3_block1"]["conv1"]["kernel"]
     np.testing.assert_array_equal(own["params"]["tail"]["stage3_block1"]["conv1"]["kernel"], kernel)
     np.testing.assert_array_equal(
@@ -254,6 +305,23 @@ def test_weights_become_trunk_and_tail_and_bring_their_statistics(weights, small
     np.testing.assert_array_equal(parts.input.mean, [90, 91, 92])
     np.testing.assert_array_equal(parts.input.std, [50, 50, 50])
     assert parts.input.class_names == CLASSES
+
+
+def test_vgg16_s_weights_are_read_once_and_become_trunk_and_tail(small):
+    """Of small arrays, since those of its fc6 are 400 MB."""
+    trunk, tail = ({layer: {"kernel": np.full(2, value)}} for layer, value in (("conv1_1", 3.0), ("fc6", 4.0)))
+    input = InputDescription((224, 224, 3), np.float32([90, 91, 92]), np.full(3, 50, np.float32), ())
+    changes = {"model__name": "vgg16", "model__width": None, "detector__weights": "vgg16.safetensors"}
+    random = {"params": {"trunk": {}, "tail": {}, "rpn": {"bias": np.ones(1)}}, "batch_stats": {}}
+    with (
+        mock.patch.object(detection_parts, "load_vgg16", return_value=(trunk, tail, input)) as load,
+        mock.patch.object(detection_parts, "initial_variables", return_value=random),
+    ):
+        parts = detection_parts.build(small(**changes))
+        own = parts.initial_variables()
+    load.assert_called_once_with("vgg16.safetensors")
+    assert own == {"params": {**random["params"], "trunk": trunk, "tail": tail}, "batch_stats": {}}
+    np.testing.assert_array_equal(parts.input.mean, [90, 91, 92])
 
 
 def test_images_of_several_scales_share_the_shapes(small):
@@ -276,6 +344,19 @@ def test_images_of_several_scales_share_the_shapes(small):
         ({"detector__weights": "WEIGHTS", "model__width": 8}, "none of its"),
         ({"detector__start_from": "RUN", "model__width": 8}, "it is of another net than model.name=cifar_resnet8"),
         ({"detector__start_from": "nowhere"}, "is not the workdir of a run"),
+        ({"detector__new_classes": True}, "detector.new_classes=True: needs detector.start_from"),
+        (
+            {"detector__start_from": "RUN", "data__train_sets": "OTHERS:wide", "data__test_sets": "OTHERS:wide_val"},
+            "it is of other classes than those of the data; detector.new_classes=True begins",
+        ),
+        (
+            {"detector__start_from": "RUN", "detector__anchor_sizes": (12.0,)},
+            "; rpn would fit with detector.anchor_sizes=(12.0, 24.0)",
+        ),
+        (
+            {"detector__start_from": "RUN", "detector__rpn_features": 16, "detector__context": True},
+            "; classifier, regressor, rpn would fit with detector.context=False, detector.rpn_features=8",
+        ),
         ({"detector__proposals_from": "RUN"}, "detector.proposals_from: needs detector.trains=regions, not all"),
         (
             {"detector__proposals_from": "RUN", "detector__trains": "regions", "data__short_side": 16},
@@ -291,8 +372,9 @@ def test_images_of_several_scales_share_the_shapes(small):
         ({"task": "classification"}, "detection:small is of task=detection; name a config of that task"),
     ],
 )
-def test_what_cannot_be_is_refused(changes, said, finished, weights, folder, small, tmp_path):
+def test_what_cannot_be_is_refused(changes, said, finished, weights, folder, others, small, tmp_path):
     places = {"WEIGHTS": str(weights[0]), "RUN": str(finished[0]), "FOLDER": str(folder)}
+    places["OTHERS"] = str(others)
     for name, place in places.items():
         changes = {
             key: value.replace(name, place) if isinstance(value, str) else value for key, value in changes.items()

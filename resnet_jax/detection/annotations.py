@@ -60,6 +60,10 @@ class BoxSource(ABC):
     def size(self, index: int) -> tuple[int, int]:
         """(height, width) of an image in pixels."""
 
+    def sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of all images in pixels; to be asked for rather than each, since sets may keep them."""
+        return [self.size(index) for index in range(len(self))]
+
     @abstractmethod
     def where(self, index: int) -> str:
         """Names an image in a message: set, split, index, file."""

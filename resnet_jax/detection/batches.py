@@ -98,7 +98,7 @@ class Framing:
 
     def buckets(self, source: BoxSource) -> list[tuple[int, int]]:
         """(height, width) to which each image of a source is padded."""
-        return [self.bucket_of(source.size(index)) for index in range(len(source))]
+        return [self.bucket_of(size) for size in source.sizes()]
 
     def example(self, example: Annotated, index: int, rng: np.random.Generator, *, flip: bool) -> BoxExample:
         """The whole image, of a drawn size, and with `flip` half of the time its mirror image; see `framed`."""

@@ -52,6 +52,10 @@ class JoinedBoxes(BoxSource):
         source, place = self._place(index)
         return source.size(place)
 
+    def sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of all images in pixels."""
+        return [size for source in self.sources for size in source.sizes()]
+
     def count(self, index: int) -> int:
         """How many objects an image has."""
         source, place = self._place(index)

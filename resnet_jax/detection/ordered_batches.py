@@ -23,9 +23,10 @@ class OrderedBoxes:
 
     def __init__(self, source: BoxSource, framings: Sequence[Framing], *, batch_size: int, share: range | None = None):
         self._source, self._framings = source, tuple(framings)
-        kinds: dict[tuple[int, int], list[int]] = {}
+        # Of a share, too, all sizes, which are then known at the next start.
+        sizes, kinds = source.sizes(), dict[tuple[int, int], list[int]]()
         for index in range(len(source)) if share is None else share:
-            kinds.setdefault(framings[0].bucket_of(source.size(index)), []).append(index)
+            kinds.setdefault(framings[0].bucket_of(sizes[index]), []).append(index)
         self._batches: list[list[int]] = []
         for _, images in sorted(kinds.items()):
             images += [-1] * (-len(images) % batch_size)

@@ -1,7 +1,8 @@
 """From a config of detection to the parts of a run."""
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
@@ -29,11 +30,36 @@ from resnet_jax.detection.trained import TrainedDetector, initial_variables
 from resnet_jax.detection.vgg_weights import load_vgg16
 from resnet_jax.distributed import data_mesh, local_rows
 from resnet_jax.parts import Parts, build_optimizer, build_schedule, build_update
-from resnet_jax.pretrained.loading import load_partial
+from resnet_jax.pretrained.loading import fill_partly
 from resnet_jax.pretrained.reading import load_weights
 from resnet_jax.training.seeds import Seeds
 from resnet_jax.training.steps import make_streamed_step
 from resnet_jax.workdir import Workdir
+
+_OF_CLASSES = ("classifier", "regressor")
+# Beginnings of the keys that a part's arrays have their shapes from.
+_SHAPING = {
+    "trunk": ("model.",),
+    "tail": ("model.", "detector.roi_size"),
+    "rpn": ("detector.anchor", "detector.rpn_features"),
+    **dict.fromkeys(_OF_CLASSES, ("detector.context",)),
+}
+
+
+class _Weights(NamedTuple):
+    """What `detector.weights` has: variables of trunk and tail, and what they expect of their input, if it is known."""
+
+    trunk: dict
+    tail: dict
+    input: InputDescription | None
+
+    def within(self, variables: dict) -> dict:
+        """A detector's variables with these in trunk and tail."""
+        parts = {"trunk": self.trunk, "tail": self.tail}
+        return {
+            collection: {**tree, **{part: own[collection] for part, own in parts.items() if collection in own}}
+            for collection, tree in variables.items()
+        }
 
 
 def build(config: Any) -> Parts:
@@ -48,10 +74,12 @@ def build(config: Any) -> Parts:
     train = sources["train"]
     config = configs.resolve(config, train_examples=len(train), device_count=jax.device_count())
     mesh = data_mesh(slices=config.train.slices)
-    pretrained = _input_of_weights(config)
+    weights = _read_weights(config)
     start = _trained(config.detector.start_from, mesh)
-    input = input_of(config, train.class_names, pretrained) if start is None else start.input
-    _check_input(config, "start_from", input, train.class_names)
+    if start is None:
+        input = input_of(config, train.class_names, None if weights is None else weights.input)
+    else:
+        input = _input_of_start(config, start, train.class_names)
     proposer = _trained(config.detector.proposals_from, mesh)
     if proposer is not None:
         _check_proposer(config, proposer, input)
@@ -64,7 +92,7 @@ def build(config: Any) -> Parts:
         mesh=mesh,
         seeds=Seeds(config.seed, 1),
         model=detector,
-        initialize=_initialize(config, detector, start),
+        initialize=_initialize(config, detector, start, weights),
         zero=DetectionSums.zero(),
         optimizer=optimizer,
         schedule=build_schedule(config),
@@ -92,14 +120,21 @@ def _trained(workdir: str | None, mesh: Mesh) -> TrainedDetector | None:
     return TrainedDetector.restore(Workdir(workdir), checkpoint="latest", mesh=mesh)
 
 
-def _check_input(config: Any, key: str, input: InputDescription, class_names: tuple[str, ...]) -> None:
-    if input.class_names != class_names:
-        raise ValueError(f"detector.{key}={config.detector[key]}: it is of other classes than those of the data")
+def _input_of_start(config: Any, start: TrainedDetector, class_names: tuple[str, ...]) -> InputDescription:
+    if config.detector.new_classes:
+        return replace(start.input, class_names=class_names)
+    if start.input.class_names != class_names:
+        raise ValueError(
+            f"detector.start_from={config.detector.start_from}: it is of other classes than those of the data; "
+            "detector.new_classes=True begins the layers of classes anew and takes all others"
+        )
+    return start.input
 
 
 def _check_proposer(config: Any, proposer: TrainedDetector, input: InputDescription) -> None:
     key = "proposals_from"
-    _check_input(config, key, proposer.input, input.class_names)
+    if proposer.input.class_names != input.class_names:
+        raise ValueError(f"detector.{key}={config.detector[key]}: it is of other classes than those of the data")
     if not proposer.input.same_as(input):
         raise ValueError(
             f"detector.{key}={config.detector[key]}: it expects other images (their size, mean or standard deviation) "
@@ -107,49 +142,57 @@ def _check_proposer(config: Any, proposer: TrainedDetector, input: InputDescript
         )
 
 
-def _initialize(config: Any, detector: FasterRcnn, start: TrainedDetector | None) -> Callable[[jax.Array], dict]:
+def _initialize(
+    config: Any, detector: FasterRcnn, start: TrainedDetector | None, weights: _Weights | None
+) -> Callable[[jax.Array], dict]:
     def initialize(key: jax.Array) -> dict:
         variables = initial_variables(detector, key)
         if start is not None:
-            shapes = [jax.tree.map(lambda leaf: leaf.shape, tree) for tree in (variables, start.variables)]
-            if shapes[0] != shapes[1]:
-                raise ValueError(
-                    f"detector.start_from={config.detector.start_from}: it is of another net than model.name="
-                    f"{config.model.name} with this config's detector keys"
-                )
-            return start.variables
-        return variables if config.detector.weights is None else _with_weights(config, variables, key)
+            return _of_start(config, variables, start)
+        return variables if weights is None else weights.within(variables)
 
     return initialize
 
 
-def _input_of_weights(config: Any) -> InputDescription | None:
-    if config.detector.weights is None:
+def _of_start(config: Any, variables: dict, start: TrainedDetector) -> dict:
+    """The variables of the run that is begun from, of layers that begin anew those given."""
+    taken = start.variables
+    if config.detector.new_classes:
+        anew = {layer: variables["params"][layer] for layer in _OF_CLASSES}
+        taken = {**taken, "params": {**taken["params"], **anew}}
+    if differing := {names[1] for names, _ in _shapes(variables) ^ _shapes(taken)}:
+        prefixes = tuple(prefix for part in sorted(differing) for prefix in _SHAPING[part])
+        keys = [key for key in configs.differing_keys(start.config, config) if key.startswith(prefixes)]
+        there = configs.flatten(start.config)
+        raise ValueError(
+            f"detector.start_from={config.detector.start_from}: it is of another net than model.name="
+            f"{config.model.name} with this config's detector keys; {', '.join(sorted(differing))} would fit with "
+            f"{', '.join(f'{key}={there[key]}' for key in keys)}"
+        )
+    return taken
+
+
+def _shapes(variables: dict) -> set[tuple[tuple[str, ...], tuple[int, ...]]]:
+    """Names and shape of each array."""
+    return {(tuple(key.key for key in path), leaf.shape) for path, leaf in jax.tree.leaves_with_path(variables)}
+
+
+def _read_weights(config: Any) -> _Weights | None:
+    path, net = config.detector.weights, backbone_of(config)
+    if path is None:
         return None
-    return (
-        load_vgg16(config.detector.weights)[2]
-        if backbone_of(config) is None
-        else load_weights(config.detector.weights).input
-    )
-
-
-def _with_weights(config: Any, variables: dict, key: jax.Array) -> dict:
-    """The variables with the weights' in trunk and tail."""
-    net = backbone_of(config)
     if net is None:
-        trunk, tail, _ = load_vgg16(config.detector.weights)
-        return {**variables, "params": {**variables["params"], "trunk": trunk, "tail": tail}}
-    loaded, report = load_partial(config.detector.weights, net, key=key)
+        trunk, tail, input = load_vgg16(path)
+        return _Weights({"params": trunk}, {"params": tail}, input)
+    file = load_weights(path)
+    loaded, report = fill_partly(file, net, path=path)
     if report.initialised:
         raise ValueError(
-            f"detector.weights={config.detector.weights}: it lacks {len(report.initialised)} tensors of "
-            f"{config.model.name}, such as {report.initialised[0]}"
+            f"detector.weights={path}: it lacks {len(report.initialised)} tensors of {config.model.name}, such as "
+            f"{report.initialised[0]}"
         )
-    cut = dict(zip(("trunk", "tail"), split_net(loaded, stages=len(net.stage_sizes)), strict=True))
-    return {
-        collection: {**tree, **{part: own[collection] for part, own in cut.items() if collection in own}}
-        for collection, tree in variables.items()
-    }
+    # Not on a device, which would hold them twice from the first step on.
+    return _Weights(*split_net(jax.device_get(loaded), stages=len(net.stage_sizes)), file.input)
 
 
 def _feed(config: Any, train: BoxSource, input: InputDescription, mesh: Mesh, proposer: TrainedDetector | None) -> Feed:

@@ -21,6 +21,7 @@ from resnet_jax.data.decode import UndecodableImage
 from resnet_jax.data.examples import FILE_NAMES, Examples, numbers
 from resnet_jax.data.prepare import PathLike
 from resnet_jax.detection.annotations import Annotated, BoxSource, annotated, size_of
+from resnet_jax.detection.size_cache import kept_sizes
 
 # Far more than float32 loses, far less than what a fraction in an annotation differs from a whole number by.
 _WHOLE = 0.01
@@ -65,6 +66,7 @@ class TfdsBoxes(BoxSource):
         self._members = tuple(member for member in used if member in members)
         self._examples = Examples(info, split)
         self._info, self._split = info, split
+        self._sizes: list[tuple[int, int]] | None = None
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -98,6 +100,12 @@ class TfdsBoxes(BoxSource):
     def size(self, index: int) -> tuple[int, int]:
         """(height, width) of an image in pixels; its record is read."""
         return size_of(self._image(index), partial(self.where, index))
+
+    def sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of all images in pixels, see `kept_sizes`: 13 GB of COCO 2014 are read the first time."""
+        if self._sizes is None:
+            self._sizes = kept_sizes(self.digest(), len(self), super().sizes)
+        return self._sizes
 
     def digest(self) -> str:
         """Of the set's files, see `data_manifest`, and the split; see `BoxSource.digest`."""

@@ -90,7 +90,14 @@ def load_partial(path: str | os.PathLike, model: ResNet, *, key: jax.Array | Non
       FileNotFoundError: there is no such file, and no net of that name.
       ValueError: nothing fits, or the file is none that can be used.
     """
-    variables, report = _fill(model, load_weights(path), key)
+    return fill_partly(load_weights(path), model, path=path, key=key)
+
+
+def fill_partly(
+    file: WeightFile, model: ResNet, *, path: str | os.PathLike, key: jax.Array | None = None
+) -> tuple[dict, LoadReport]:
+    """As `load_partial`, of what `load_weights` has read from the path."""
+    variables, report = _fill(model, file, key)
     if not report.loaded:
         raise ValueError(f"{path}: none of its {len(report.skipped)} tensors fits the net")
     if report.differing:
