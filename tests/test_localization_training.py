@@ -252,7 +252,7 @@ def test_weights_become_the_trunk_and_say_what_input_they_take(small, tmp_path):
     np.testing.assert_array_equal(parts.input.mean, mean)
     np.testing.assert_array_equal(parts.input.std, mean / 2)
     with pytest.raises(ValueError, match="none of its 37 tensors fits the net"):
-        localization_parts.build(small(localizer__weights=str(path), model__width=8)).initial_variables()
+        localization_parts.build(small(localizer__weights=str(path), model__width=8))
 
 
 @pytest.mark.parametrize(

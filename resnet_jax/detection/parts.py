@@ -30,8 +30,7 @@ from resnet_jax.detection.trained import TrainedDetector, initial_variables
 from resnet_jax.detection.vgg_weights import load_vgg16
 from resnet_jax.distributed import data_mesh, local_rows
 from resnet_jax.parts import Parts, build_optimizer, build_schedule, build_update
-from resnet_jax.pretrained.loading import fill_partly
-from resnet_jax.pretrained.reading import load_weights
+from resnet_jax.pretrained.loading import load_whole
 from resnet_jax.training.seeds import Seeds
 from resnet_jax.training.steps import make_streamed_step
 from resnet_jax.workdir import Workdir
@@ -184,15 +183,8 @@ def _read_weights(config: Any) -> _Weights | None:
     if net is None:
         trunk, tail, input = load_vgg16(path)
         return _Weights({"params": trunk}, {"params": tail}, input)
-    file = load_weights(path)
-    loaded, report = fill_partly(file, net, path=path)
-    if report.initialised:
-        raise ValueError(
-            f"detector.weights={path}: it lacks {len(report.initialised)} tensors of {config.model.name}, such as "
-            f"{report.initialised[0]}"
-        )
-    # Not on a device, which would hold them twice from the first step on.
-    return _Weights(*split_net(jax.device_get(loaded), stages=len(net.stage_sizes)), file.input)
+    loaded, expected = load_whole(path, net, named="detector.weights")
+    return _Weights(*split_net(loaded, stages=len(net.stage_sizes)), expected)
 
 
 def _feed(config: Any, train: BoxSource, input: InputDescription, mesh: Mesh, proposer: TrainedDetector | None) -> Feed:

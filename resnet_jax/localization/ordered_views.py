@@ -86,9 +86,10 @@ class OrderedViews:
         share: range | None = None,
     ):
         self._source, self._labels, self._looking, self._stride = source, labels, looking, stride
-        kinds: dict[tuple[tuple[int, int], ...], list[int]] = {}
+        # Of a share, too, all sizes, which are then known at the next start.
+        sizes, kinds = source.sizes(), dict[tuple[tuple[int, int], ...], list[int]]()
         for index in range(len(source)) if share is None else share:
-            kinds.setdefault(looking.shapes(source.size(index), stride=stride), []).append(index)
+            kinds.setdefault(looking.shapes(sizes[index], stride=stride), []).append(index)
         self._batches: list[list[int]] = []
         for _, images in sorted(kinds.items()):
             images += [-1] * (-len(images) % batch_size)

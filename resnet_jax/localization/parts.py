@@ -21,8 +21,7 @@ from resnet_jax.localization.starting import with_trunk
 from resnet_jax.localization.testing import RpnMember, with_proposals
 from resnet_jax.localization.trained import TrainedLocalizer, initial_variables, proposer_of
 from resnet_jax.parts import Parts, build_optimizer, build_schedule, build_update
-from resnet_jax.pretrained.loading import load_partial
-from resnet_jax.pretrained.reading import load_weights
+from resnet_jax.pretrained.loading import load_whole
 from resnet_jax.training.seeds import Seeds
 from resnet_jax.training.steps import make_streamed_step
 
@@ -39,7 +38,9 @@ def build(config: Any) -> Parts:
     train = sources["train"]
     config = configs.resolve(config, train_examples=len(train), device_count=jax.device_count())
     mesh = data_mesh(slices=config.train.slices)
-    pretrained = None if config.localizer.weights is None else load_weights(config.localizer.weights).input
+    net, pretrained = None, None
+    if config.localizer.weights is not None:
+        net, pretrained = load_whole(config.localizer.weights, net_of(config), named="localizer.weights")
     input = input_of(config, train.class_names, pretrained)
     proposer = proposer_of(config, input, mesh)
     localizer = localizer_of(config, num_classes=len(train.class_names))
@@ -60,7 +61,7 @@ def build(config: Any) -> Parts:
         mesh=mesh,
         seeds=Seeds(config.seed, 1),
         model=localizer,
-        initialize=lambda key: _initialize(config, localizer, key),
+        initialize=_initialize(config, localizer, net),
         zero=LocalizationSums.zero(),
         optimizer=optimizer,
         schedule=build_schedule(config),
@@ -76,18 +77,14 @@ def build(config: Any) -> Parts:
     )
 
 
-def _initialize(config: Any, localizer: PerClassRpn | RegionNet, key: jax.Array) -> dict:
-    variables = initial_variables(localizer, config, key)
-    weights = config.localizer.weights
-    if weights is None:
-        return variables
-    loaded, report = load_partial(weights, net_of(config), key=key)
-    if report.initialised:
-        raise ValueError(
-            f"localizer.weights={weights}: it lacks {len(report.initialised)} tensors of {config.model.name}, such as "
-            f"{report.initialised[0]}"
-        )
-    return with_trunk(variables, loaded)
+def _initialize(config: Any, localizer: PerClassRpn | RegionNet, net: dict | None) -> Callable[[jax.Array], dict]:
+    """What makes the variables before step 1, with those of a trained net if there is one."""
+
+    def initialize(key: jax.Array) -> dict:
+        variables = initial_variables(localizer, config, key)
+        return variables if net is None else with_trunk(variables, net)
+
+    return initialize
 
 
 def _prepare(config: Any, input: InputDescription, proposer: TrainedLocalizer | None) -> Callable[..., BoxBatch]:

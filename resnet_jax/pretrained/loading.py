@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from resnet_jax.data.input_description import InputDescription
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.stacking import stack_blocks, unstack_blocks
 from resnet_jax.pretrained.layout import tensor_name, variable_shapes
@@ -90,13 +91,34 @@ def load_partial(path: str | os.PathLike, model: ResNet, *, key: jax.Array | Non
       FileNotFoundError: there is no such file, and no net of that name.
       ValueError: nothing fits, or the file is none that can be used.
     """
-    return fill_partly(load_weights(path), model, path=path, key=key)
+    return _fill_partly(load_weights(path), model, path, key)
 
 
-def fill_partly(
-    file: WeightFile, model: ResNet, *, path: str | os.PathLike, key: jax.Array | None = None
+def load_whole(path: str | os.PathLike, model: ResNet, *, named: str) -> tuple[dict, InputDescription | None]:
+    """All variables of a net without a classifier from a weight file, on the host, and what they expect of their input.
+
+    Args:
+      path: as in `load_partial`.
+      model: the net.
+      named: what the path is of, for messages.
+
+    Raises:
+      FileNotFoundError: there is no such file, and no net of that name.
+      ValueError: the file lacks something, or is none that can be used.
+    """
+    file = load_weights(path)
+    variables, report = _fill_partly(file, model, path, None)
+    if report.initialised:
+        raise ValueError(
+            f"{named}={path}: it lacks {len(report.initialised)} tensors of the net, such as {report.initialised[0]}"
+        )
+    # Not on a device, which would hold them twice from the first step on.
+    return jax.device_get(variables), file.input
+
+
+def _fill_partly(
+    file: WeightFile, model: ResNet, path: str | os.PathLike, key: jax.Array | None
 ) -> tuple[dict, LoadReport]:
-    """As `load_partial`, of what `load_weights` has read from the path."""
     variables, report = _fill(model, file, key)
     if not report.loaded:
         raise ValueError(f"{path}: none of its {len(report.skipped)} tensors fits the net")
