@@ -42,7 +42,8 @@ def parts(scale: str) -> list[Part]:
     if small:
         compare += ("--compiled=resnet18", "--image_size=32", "--batch_sizes=8")
         speed += ("--parts=b", "--nets=cifar_resnet8")
-    found = [Part("nets", compare), Part("cifar10", speed)]
+    detection = ("detection/full_size.py", f"--scale={scale}")
+    found = [Part("nets", compare), Part("cifar10", speed), Part("detection", detection)]
     for net in nets:
         is_cifar = net.startswith("cifar_")
         sizes = "32,16" if small else "128,512,2048" if is_cifar else "64,128,256,512"

@@ -4,15 +4,17 @@
     python experiments/benchmarks/detection/full_size.py --output=RECORD.json --target=h200.txtpb
 
 The images are noise of full size with random boxes, of as many classes as the set has: what is computed depends on
-neither. Rows are added to the record as they end; those that it has are not made again.
+neither. Every row is stored as it ends; rows that are there already are skipped, so that the same command again goes
+on.
 """
 
 import argparse
 import json
+import math
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,42 +35,79 @@ from resnet_jax.parts import Parts
 from resnet_jax.training.determinism import compiler_options
 
 HERE = Path(__file__).resolve().parent
-sys.path.append(str(HERE.parent / "compiled"))
+sys.path += [str(HERE.parent), str(HERE.parent / "compiled")]
 from compiled import described_device  # noqa: E402
+from rows import TimedRow, digest, in_time, make_record, with_rows  # noqa: E402
+from worker import WorkerFailed  # noqa: E402
 
-CONFIGS = ("paper_voc_resnet101", "paper_coco_resnet101", "paper_voc_vgg16", "modern_coco_resnet50")
+SCALES = {
+    "full": ("paper_voc_resnet101", "paper_coco_resnet101", "paper_voc_vgg16", "modern_coco_resnet50"),
+    "small": ("small",),
+}
 CLASSES = {"voc": 20, "coco": 80}
 # Of VOC's images most are about 500 x 375, of COCO's 640 x 480: both fill the frame's shorter side.
 SIZE = (480, 640)
 _XML = "<object><name>{}</name><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> int:
+    begun = time.monotonic()
+    flags = parse_flags(argv)
+    device = jax.devices()[0] if flags.target is None else described_device(flags.target)
+    changes = dict(word.split("=", 1) for word in flags.set)
+    names = flags.configs.split(",") if flags.configs else SCALES[flags.scale]
+    wanted = [row(name, changes, device, 0 if flags.target else flags.steps) for name in names]
+    header = json.loads(json.dumps({**environment(), "source": code_digest()}))
+    record = {**header, "rows": []}
+    if flags.output.is_file():
+        record = with_rows(json.loads(flags.output.read_text(encoding="utf-8")), record)
+    missing = [each for each in wanted if each[0] not in {entry["row"] for entry in record["rows"]}]
+    for new in make_record(header, in_time(missing, begun + 60 * flags.minutes), code_digest):
+        print(json.dumps(new["rows"][0]), flush=True)
+        record = with_rows(record, new)
+        write_text_atomically(flags.output, json.dumps(record, indent=2, allow_nan=False) + "\n")
+    return int(not {name for name, _ in wanted} <= {entry["row"] for entry in record["rows"]})
+
+
+def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="the record; rows are added to it")
+    help = "the record's file; rows in it are skipped, and must be of the same code and machine"
+    parser.add_argument("--output", type=Path, required=True, help=help)
     parser.add_argument("--target", help="a GPU's description, or a TPU topology: compile alone; else the first device")
-    parser.add_argument("--configs", default=",".join(CONFIGS))
+    help = "small: a likeness of seconds on two cores, for a try (%(default)s)"
+    parser.add_argument("--scale", choices=tuple(SCALES), default="full", help=help)
+    parser.add_argument("--configs", help="of configs/detection.py, with commas between them (by scale)")
     parser.add_argument("--steps", type=int, default=2, help="steps and test batches that are timed (%(default)s)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the config; repeatable")
-    flags = parser.parse_args()
-    device = jax.devices()[0] if flags.target is None else described_device(flags.target)
-    record = json.loads(flags.output.read_text()) if flags.output.is_file() else {**environment(), "rows": []}
-    changes = dict(word.split("=", 1) for word in flags.set)
-    for name in flags.configs.split(","):
-        about = {"config": name, "changes": changes, "device": device.device_kind}
-        if any(about.items() <= row.items() for row in record["rows"]):
-            continue
-        record["rows"].append({**about, **measure(name, changes, device, 0 if flags.target else flags.steps)})
-        print(json.dumps(record["rows"][-1]), flush=True)
-        write_text_atomically(flags.output, json.dumps(record, indent=2) + "\n")
+    help = "begin no row that would take longer than these; the same command again goes on (no limit)"
+    parser.add_argument("--minutes", type=float, default=math.inf, help=help)
+    return parser.parse_args(argv)
+
+
+def code_digest() -> str:
+    """Of all code that is measured or measures."""
+    return digest([Path(__file__)])
+
+
+def row(name: str, changes: Mapping[str, Any], device: Any, steps: int) -> TimedRow:
+    """The row of a config on a device, by its name; what the device cannot hold is left out."""
+    about = {"config": name, "changes": dict(changes), "device": device.device_kind}
+
+    def timed(**_: Any) -> dict[str, Any]:
+        try:
+            return {**about, **measure(name, changes, device, steps)}
+        except jax.errors.JaxRuntimeError as error:
+            raise WorkerFailed(str(error)) from error
+
+    words = [f"{key}={value}" for key, value in changes.items()]
+    return " ".join([name, *words, "on", device.device_kind, *([] if steps else ["(planned)"])]), timed
 
 
 def measure(name: str, changes: Mapping[str, Any], device: Any, steps: int) -> dict[str, Any]:
     """Planned memory and seconds of a step, and of a test if there is a device to run on (`steps` above 0)."""
     with tempfile.TemporaryDirectory() as folder:
-        config = load_config(f"detection:{name}")
-        images = config.train.batch_size
-        write_noise(Path(folder), images, CLASSES[name.split("_")[1]])
+        images = load_config(f"detection:{name}", changes).train.batch_size
+        write_noise(Path(folder), images, CLASSES["coco" if "coco" in name else "voc"])
         sets = {"data.train_sets": f"{folder}:train", "data.test_sets": f"{folder}:test", "data.workers": 0}
         config = load_config(f"detection:{name}", {**sets, "evaluate.metric": "voc", **changes})
         parts = detection_parts.build(config)
@@ -158,4 +197,4 @@ def write_noise(folder: Path, images: int, classes: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())
