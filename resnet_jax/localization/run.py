@@ -26,7 +26,7 @@ from resnet_jax.xla_options import backend_options
 PathLike = str | os.PathLike
 
 # What a test may do otherwise than the run did; sections end with a dot.
-_FREE = (
+FREE = (
     *("evaluate.", "data.test_sets", "data.data_dir", "data.workers", "data.short_side", "data.long_side"),
     *("sampling.proposal_overlap", "sampling.min_side", "localizer.proposals_from"),
 )
@@ -66,7 +66,7 @@ def evaluate_localizers(
         raise ValueError("there is nothing to evaluate: name a workdir")
     mesh = data_mesh()
     members = [TrainedLocalizer.restore(Workdir(path), checkpoint=checkpoint, mesh=mesh) for path in paths]
-    configs = [changed(member.config, changes, free=_FREE) for member in members]
+    configs = [changed(member.config, changes, free=FREE) for member in members]
     source = open_union(configs[0].data.test_sets, data_dir=configs[0].data.data_dir)
     check_together(members, paths, source)
     trains = {config.localizer.trains for config in configs}
