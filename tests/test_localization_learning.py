@@ -70,7 +70,7 @@ def trained():
 def crops():
     """The test images' centres, which are most of them."""
     views = [centre_view(example.image, side=64, short_side=64) for example in TEST]
-    return view_of(stacked_views(views, stride=16), *COLOURS)
+    return view_of(stacked_views(views, (64, 64)), *COLOURS)
 
 
 def error(boxes, labels=LABELS):

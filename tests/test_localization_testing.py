@@ -21,7 +21,7 @@ from resnet_jax.localization.per_class_rpn import PerClassRpn
 from resnet_jax.localization.region_net import RegionNet
 from resnet_jax.localization.region_testing import RegionMember, best_of
 from resnet_jax.localization.testing import RpnMember, View, best_classes, log_mean, view_of
-from resnet_jax.localization.views import centre_view, stacked_views, whole_views
+from resnet_jax.localization.views import centre_view, shape_of, stacked_views, whole_views
 from resnet_jax.models.resnet import ResNet
 
 NET = ResNet((1, 1), num_classes=None, stem="imagenet", width=4)
@@ -142,7 +142,7 @@ def test_dense_at_the_crop_s_own_size_is_the_crop(variables):
     Image.fromarray(square).save(file, "PNG")
     crop = centre_view(file.getvalue(), side=40, short_side=40)
     dense = whole_views(file.getvalue(), short_sides=(40,))
-    views = [view_of(stacked_views([each], stride=8), *PLAIN) for each in (crop, *dense)]
+    views = [view_of(stacked_views([each], shape_of(each, stride=8)), *PLAIN) for each in (crop, *dense)]
     assert views[1].images.shape[2] > 40
     found = [best_boxes(variables["rpn"][:1], [each], LABELS[:1]) for each in views]
     close(found[0], found[1], 1e-3)

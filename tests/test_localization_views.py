@@ -39,7 +39,7 @@ def test_boxes_lead_back_to_the_file():
             centre_view(example.image, side=60, short_side=62),
             *whole_views(example.image, short_sides=(48, 96)),
         ):
-            on_device = view_of(stacked_views([view], stride=16), *PLAIN)
+            on_device = view_of(stacked_views([view], shape_of(view, stride=16)), *PLAIN)
             seen = bright(view.image)
             found = on_device.in_file_pixels(jnp.asarray(seen[None]))[0]
             at_edge = (seen[:2] == 0).any() or (seen[2:] == view.size[::-1]).any()
@@ -53,7 +53,7 @@ def test_boxes_lead_back_to_the_file():
 
 def test_boxes_of_several_images_and_classes_go_each_with_its_own_view():
     views = [centre_view(SOURCE[index].image, side=48, short_side=56) for index in (0, 1)]
-    both = view_of(stacked_views(views, stride=16), *PLAIN)
+    both = view_of(stacked_views(views, (48, 48)), *PLAIN)
     boxes = np.random.default_rng(0).uniform(0, 48, (2, 3, 5, 4)).astype(np.float32)
     found = both.in_file_pixels(jnp.asarray(boxes))
     for number, view in enumerate(views):
@@ -66,13 +66,14 @@ def test_views_of_one_shape_are_padded_to_it():
     landscape = [view for view in views if view.size[0] <= view.size[1]]
     portrait = [view for view in views if view.size[0] > view.size[1]]
     assert len(landscape) > 2 and len(portrait) > 2
-    batch = stacked_views(landscape, stride=16)
-    assert batch.image.shape == (len(landscape), 48, 64, 3) == (len(landscape), *shape_of(landscape[0], stride=16), 3)
+    (shape,) = {shape_of(view, stride=16) for view in landscape}
+    batch = stacked_views(landscape, shape)
+    assert shape == (48, 64) and batch.image.shape == (len(landscape), 48, 64, 3)
     for image, view in zip(batch.image, landscape, strict=True):
         np.testing.assert_array_equal(image[: view.size[0], : view.size[1]], view.image)
         assert not image[view.size[0] :].any() and not image[:, view.size[1] :].any()
     np.testing.assert_array_equal(batch.scale, [view.scale for view in landscape])
-    with pytest.raises(ValueError, match=r"views of \[\(48, 64\), \(64, 48\)\] pixels"):
-        stacked_views([landscape[0], portrait[0]], stride=16)
-    with pytest.raises(ValueError, match=r"views of \[\] pixels"):
-        stacked_views([], stride=16)
+    with pytest.raises(ValueError, match=r"a view of \d+ x 40 pixels \(height, width\) in a batch of 48 x 64"):
+        stacked_views(portrait, shape)
+    with pytest.raises(ValueError, match="no views"):
+        stacked_views([], shape)

@@ -29,19 +29,21 @@ class Looking(NamedTuple):
     cut_side: int | None
     resize: str
 
+    @property
+    def whole_sides(self) -> tuple[int, ...]:
+        """Shorter sides of the whole images that there are."""
+        return (*self.short_sides, *(() if self.cut_side is None else (self.cut_side,)))
+
     def views(self, encoded: bytes) -> list[HostView]:
         """Those that propose, and after them the one that regions are cut from, if any are."""
-        cut = () if self.cut_side is None else (self.cut_side,)
-        whole = (*self.short_sides, *cut)
-        found = [] if self.short_sides else [self._crop(encoded)]
-        return found + (whole_views(encoded, short_sides=whole, resize=self.resize) if whole else [])
+        crop, whole = [] if self.short_sides else [self._crop(encoded)], self.whole_sides
+        return crop + (whole_views(encoded, short_sides=whole, resize=self.resize) if whole else [])
 
     def shapes(self, size: tuple[int, int], *, stride: int) -> tuple[tuple[int, int], ...]:
         """(height, width) to which each view of an image of that size is padded."""
-        whole = (*self.short_sides, *(() if self.cut_side is None else (self.cut_side,)))
         length = math.ceil(self.side / stride) * stride
         crop = [] if self.short_sides else [(length, length)]
-        return *crop, *(padded_shape(*size, short_side=side, stride=stride) for side in whole)
+        return *crop, *(padded_shape(*size, short_side=side, stride=stride) for side in self.whole_sides)
 
     def _crop(self, encoded: bytes) -> HostView:
         return centre_view(encoded, side=self.side, short_side=self.short_side, resize=self.resize)
@@ -105,10 +107,7 @@ class OrderedViews:
         seen = [self._views(int(index)) for index in indices if index >= 0]
         seen += [seen[0]] * (len(indices) - len(seen))
         shapes = self._looking.shapes(self._source.size(int(indices[0])), stride=self._stride)
-        views = tuple(
-            stacked_views(each, stride=self._stride, shape=shape)
-            for each, shape in zip(zip(*seen, strict=True), shapes, strict=True)
-        )
+        views = tuple(stacked_views(each, shape) for each, shape in zip(zip(*seen, strict=True), shapes, strict=True))
         return ViewBatch(views, self._labels[indices.clip(0)], indices)
 
     def _views(self, index: int) -> list[HostView]:

@@ -68,34 +68,27 @@ def whole_views(encoded: bytes, *, short_sides: tuple[int, ...] = SCALES, resize
     ]
 
 
-def stacked_views(views: Sequence[HostView], *, stride: int, shape: tuple[int, int] | None = None) -> HostView:
-    """A batch of views of one shorter side, padded to one shape.
+def stacked_views(views: Sequence[HostView], shape: tuple[int, int]) -> HostView:
+    """A batch of views, padded with zeros at the bottom and right.
 
     Args:
-      views: one or more; all of landscape or all of portrait, a square in landscape.
-      stride: of which the sides are multiples, in pixels.
-      shape: (height, width) that holds them; None: that of `data.views.padded_shape`.
+      views: one or more.
+      shape: (height, width) that holds each, such as their common `shape_of`.
 
     Raises:
-      ValueError: no views, or of several shapes.
+      ValueError: no views, or one that is larger.
     """
-    shape = one_shape(views, stride=stride) if shape is None else shape
+    if not views:
+        raise ValueError("no views; a batch has one or more")
     images = np.zeros((len(views), *shape, 3), np.uint8)
     for place, view in zip(images, views, strict=True):
-        place[: view.size[0], : view.size[1]] = view.image
+        height, width = map(int, view.size)
+        if height > shape[0] or width > shape[1]:
+            raise ValueError(
+                f"a view of {height} x {width} pixels (height, width) in a batch of {shape[0]} x {shape[1]}"
+            )
+        place[:height, :width] = view.image
     return HostView(images, *(np.stack(arrays) for arrays in list(zip(*views, strict=True))[1:]))
-
-
-def one_shape(views: Sequence[HostView], *, stride: int) -> tuple[int, int]:
-    """(height, width) that the views are padded to; views of different ones need batches of their own.
-
-    Raises:
-      ValueError: no views, or of several shapes.
-    """
-    shapes = {shape_of(view, stride=stride) for view in views}
-    if len(shapes) != 1:
-        raise ValueError(f"views of {sorted(shapes)} pixels (height, width); a batch has views of one shape")
-    return shapes.pop()
 
 
 def shape_of(view: HostView, *, stride: int) -> tuple[int, int]:
