@@ -71,3 +71,35 @@ def test_seeds_with_different_lines_are_averaged_where_both_have_one(experiment)
     path = experiment / "records" / "b1.metrics.jsonl"
     path.write_text(path.read_text().splitlines(keepends=True)[0])
     report(experiment)
+
+
+def store_localizer(folder, seed, *, trains, error, proposals_from=None):
+    record = {**a_record(), "model": "resnet18", "seed": seed}
+    record["config"] = {
+        **{"task": "localization", "seed": seed, "data": {"test_sets": ".../shapes:test"}},
+        "localizer": {"trains": trains, "proposals_from": proposals_from},
+    }
+    del record["train"]
+    record["test"] = {"error_localization": error, "count": 1200, "protocol": "1-crop"}
+    name = f"{trains}_seed{seed}"
+    write_record(folder / "records" / f"{name}.json", record)
+    lines = [{"step": step, "train/object_error": 0.5, "test/error_localization": error} for step in (10, 20)]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder / "records" / f"{name}.metrics.jsonl").write_text(text)
+
+
+def test_runs_that_go_on_from_runs_of_other_seeds_are_one_line_and_say_what_set_they_are_tested_on(tmp_path):
+    for seed, error in enumerate((0.1, 0.2)):
+        store_localizer(tmp_path, seed, trains="proposals", error=2 * error)
+        store_localizer(tmp_path, seed, trains="regions", error=error, proposals_from=f"/runs/proposals_seed{seed}")
+    lines = report(tmp_path).splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| resnet18, proposals", "| resnet18, regions"]
+    assert lines[0].endswith("| localization error, true class, % | test images |")
+    assert lines[3].endswith("| 2 | 15.00 ± 7.07 | 1,200 of shapes:test |")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_records_of_two_tasks_have_no_table_in_common(experiment):
+    store_localizer(experiment, 0, trains="proposals", error=0.1)
+    with pytest.raises(ValueError, match="records of classification and localization have no table in common"):
+        report(experiment)

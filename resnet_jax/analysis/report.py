@@ -25,7 +25,8 @@ _BEGIN, _END = "<!-- table: made by resnet-jax report -->", "<!-- end of table -
 def report(experiment: str | os.PathLike, *, add: Sequence[str | os.PathLike] = ()) -> str:
     """Makes the table and the figure of an experiment.
 
-    Runs whose configs differ in nothing but the seed are one line: mean and sample standard deviation over the seeds.
+    Runs whose configs differ in nothing but the seed, and the runs that they go on from, are one line: mean and sample
+    standard deviation over the seeds.
 
     Args:
       experiment: a folder with `records/NAME.json` and, for the figure, `records/NAME.metrics.jsonl` of the same runs.
@@ -52,14 +53,26 @@ def report(experiment: str | os.PathLike, *, add: Sequence[str | os.PathLike] = 
     return table
 
 
+# Keys that name the workdir of another run, and what stands for it.
+_RUNS, _A_RUN = ("start_from", "proposals_from"), "a run"
 _Runs = list[tuple[Path, dict[str, Any]]]
 
 
 def _by_config(runs: _Runs) -> list[_Runs]:
     groups: dict[str, _Runs] = defaultdict(list)
     for path, record in runs:
-        groups[json.dumps({**record["config"], "seed": None}, sort_keys=True)].append((path, record))
+        groups[json.dumps(_without_seed(record["config"]), sort_keys=True)].append((path, record))
     return sorted(groups.values(), key=lambda group: _sort_key(group[0][1]["model"]))
+
+
+def _without_seed(config: dict[str, Any]) -> dict[str, Any]:
+    """The config but for the seed and which runs this one goes on from, which differ from seed to seed."""
+    return {
+        section: {key: _A_RUN if key in _RUNS and value else value for key, value in values.items()}
+        if isinstance(values, dict)
+        else values
+        for section, values in {**config, "seed": None}.items()
+    }
 
 
 def _sort_key(model: str) -> tuple[str, int]:
@@ -90,7 +103,7 @@ def _table(groups: list[_Runs]) -> str:
                 f"{first['steps']:,}",
                 str(len(records)),
                 *(_mean_and_std([record[split][name] for record in records]) for split, name in results.values()),
-                f"{first['test']['count']:,}",
+                f"{first['test']['count']:,}{_set_of(first)}",
             )
         )
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
@@ -105,6 +118,12 @@ def _detector(record: dict[str, Any]) -> str:
     c = record["config"]["detector"]
     trained = "four steps" if c["start_from"] else "from scratch" if c["weights"] is None else "pretrained"
     return f"{record['model']}, {trained}" + (", context" if c["context"] else "")
+
+
+def _set_of(record: dict[str, Any]) -> str:
+    """Of which sets the test images are, where a config has several kinds to choose from."""
+    sets = record["config"]["data"].get("test_sets")
+    return "" if sets is None else f" of {sets.replace('.../', '')}"
 
 
 def _localizer(record: dict[str, Any]) -> str:
