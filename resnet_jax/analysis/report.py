@@ -122,7 +122,7 @@ def _detector(record: dict[str, Any]) -> str:
 
 def _set_of(record: dict[str, Any]) -> str:
     """Of which sets the test images are, where a config has several kinds to choose from."""
-    sets = record["config"]["data"].get("test_sets")
+    sets = record["config"].get("data", {}).get("test_sets")
     return "" if sets is None else f" of {sets.replace('.../', '')}"
 
 
