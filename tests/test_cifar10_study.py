@@ -510,6 +510,18 @@ def test_differences_from_pytorch_have_their_interval(tables, runs, experiment):
         tables.make("full", experiment)
 
 
+def test_the_short_scale_is_told_beside_pytorch_and_not_beside_the_paper(tables, runs, experiment):
+    records = experiment / "short" / "records"
+    records.mkdir(parents=True)
+    for run in runs.SCALES["short"].runs[:2]:
+        store(runs, records, run, test=0.5)
+        store_yardstick(records, named(runs, f"pytorch_{run.name}", "short"))
+    text = tables.make("short", experiment)
+    assert "| ResNet-20 | 400 | test | 50.00 ± 0.00 (2) | 9.00 ± 0.00 (2) | +41.00 |" in text
+    assert "paper's test error" not in text and "figure1.png" not in text
+    assert (experiment / "short" / "figure6.png").is_file() and "](short/figure6.png)" in text
+
+
 def test_every_published_figure_is_the_papers(tables):
     published = {"20": "8.75", "32": "7.51", "44": "7.17", "56": "6.97", "1202": "7.93", "110": "6.43 (6.61 ± 0.16)"}
     assert {f"ResNet-{depth}": error for depth, error in published.items()} | {"plain-110": "> 60"} == tables.PAPER
@@ -596,4 +608,8 @@ def test_the_tables_in_the_readme_are_those_of_the_stored_records_of_clean_check
         tables.make(name, copy)
         for figure in copy.joinpath(runs.SCALES[name].folder).glob("*.png"):
             assert (FOLDER / figure.relative_to(copy)).is_file()
-    assert (copy / "README.md").read_text() == (FOLDER / "README.md").read_text()
+    text = (FOLDER / "README.md").read_text()
+    assert (copy / "README.md").read_text() == text
+    beside = [line for line in text.splitlines() if "| 400 | test |" in line]
+    readme = (FOLDER.parent.parent / "README.md").read_text()
+    assert len(beside) == 2 and all(line in readme for line in beside)

@@ -33,6 +33,7 @@ PAPER = {
     "ResNet-1202": "7.93",
     "plain-110": "> 60",
 }
+PAPER_STEPS = 64_000
 # What tells nets of one name apart.
 WORDS = {
     "model.width": "width {:g}",
@@ -165,6 +166,11 @@ def errors(group: Group, split: str) -> list[float]:
     return [stored.record[split]["error" if split == "train" else "error_top1"] for stored in group]
 
 
+def published(record: Mapping[str, Any]) -> str:
+    """The paper's error of the net, for a run as long as its own."""
+    return PAPER.get(label(record), "–") if record["steps"] == PAPER_STEPS else "–"
+
+
 COLUMNS: dict[str, Callable[[Group], str]] = {
     "net": lambda group: label(group[0].record),
     "parameters": lambda group: f"{group[0].record['parameters']:,}",
@@ -173,7 +179,7 @@ COLUMNS: dict[str, Callable[[Group], str]] = {
     "test error, %": lambda group: percent(errors(group, "test")),
     "best seed": lambda group: f"{100 * min(errors(group, 'test')):.2f}",
     "training error, %": lambda group: percent(errors(group, "train")),
-    "paper's test error, %": lambda group: PAPER.get(label(group[0].record), "–"),
+    "paper's test error, %": lambda group: published(group[0].record),
 }
 HELD_OUT, PUBLISHED = "validation error, %", "paper's test error, %"
 
@@ -267,14 +273,14 @@ def draw(scale: Scale, groups: Groups, folder: Path) -> list[tuple[str, str]]:
     drawn = []
     note = f"{data_in_short(groups)}; means over the seeds, and the range about them"
     depths = sorted({int(re.findall(r"\d+", name)[0]) for name in (*scale.plain, *scale.residual, *scale.deep)})
-    if shown := nets(groups, (scale.plain[0], scale.plain[-1])):
+    if shown := nets(groups, (*scale.plain[:1], *scale.plain[-1:])):
         panels = [
             Panel("", f"{word} error (%)", (kind,), shown) for word, kind in (("training", TRAIN), ("test", TEST))
         ]
         draw_errors(panels, depths, note, folder / "figure1.png")
         drawn.append(("figure1.png", "Figure 1: training and test error of a shallower and a deeper plain net"))
     parts = [("plain nets", scale.plain), ("residual nets", scale.residual), ("the two deepest", scale.deep)]
-    panels = [Panel(title, "error (%)", (TRAIN, TEST), nets(groups, names)) for title, names in parts]
+    panels = [Panel(title, "error (%)", (TRAIN, TEST), nets(groups, names)) for title, names in parts if names]
     if any(panel.nets for panel in panels):
         draw_errors(panels, depths, note, folder / "figure6.png")
         drawn.append(("figure6.png", "Figure 6: training and test error of plain and residual nets"))
