@@ -247,7 +247,10 @@ ERRORS = [
     (("train", "--config=digits:resnet21", "--workdir=run"), "did you mean 'resnet20'?"),
     (("evaluate",), "the flag --workdir is needed, or --weights or --scores"),
     (("evaluate", "--workdir=run", "--scales=224,big"), "'224,big' is not a list of whole numbers"),
-    (("evaluate", "--workdir=run", "--config.seed=1"), "--results and --recall are for detectors alone"),
+    (
+        ("evaluate", "--workdir=run", "--config.seed=1"),
+        "is for detectors and localizers, --results and --recall for detectors alone",
+    ),
     (("evaluate", "--workdir=run", "--checkpont=best"), "did you mean --checkpoint?"),
     (("evaluate", "--work=run"), "unknown flag --work of evaluate; did you mean --workdir?"),
     (("predict", "--workdir=run"), "required: IMAGE"),
