@@ -1,6 +1,7 @@
 """Batches of views for a test: each image once, without chance, as a crop or in whole at several scales."""
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ from jaxtyping import Int32
 from resnet_jax.data.stream import Stream
 from resnet_jax.data.views import padded_shape
 from resnet_jax.detection.annotations import BoxSource, naming
+from resnet_jax.detection.ordered_batches import batches_of_kinds
 from resnet_jax.localization.views import HostView, centre_view, stacked_views, whole_views
 
 
@@ -88,14 +90,8 @@ class OrderedViews:
         share: range | None = None,
     ):
         self._source, self._labels, self._looking, self._stride = source, labels, looking, stride
-        # Of a share, too, all sizes, which are then known at the next start.
-        sizes, kinds = source.sizes(), dict[tuple[tuple[int, int], ...], list[int]]()
-        for index in range(len(source)) if share is None else share:
-            kinds.setdefault(looking.shapes(sizes[index], stride=stride), []).append(index)
-        self._batches: list[list[int]] = []
-        for _, images in sorted(kinds.items()):
-            images += [-1] * (-len(images) % batch_size)
-            self._batches += np.reshape(images, (-1, batch_size)).tolist()
+        kind_of = partial(looking.shapes, stride=stride)
+        self._batches = batches_of_kinds(source, kind_of, batch_size=batch_size, share=share)
 
     def __len__(self) -> int:
         return len(self._batches)
