@@ -5,6 +5,7 @@ and deeper, narrower nets against wider ones with as many multiply-adds. --scale
 digits, 20 epochs, three seeds. full: beside a ResNet-56 on CIFAR-10 with the paper's recipe, five seeds.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ SMALL = {"train.duration": 20, "evaluate.every": 2, "schedule.warmup": "linear",
 SMALL_DEPTHS = {"basic": (8, 14, 20, 32, 56), "bottleneck": (20, 29)}
 FULL_DEPTHS = {"basic": (8, 14, 20, 32, 56, 110), "bottleneck": (56, 83)}
 COSTS = ("multiply_adds", "parameters")
+_TRIED = 16
 
 
 def net_of(depth: int, block: str, width: int) -> dict[str, Any]:
@@ -33,9 +35,10 @@ def matched_width(depth: int, block: str, cost: str, reference: Summary) -> int:
     def cost_of(width: int) -> int:
         return getattr(summarize(**net_of(depth, block, width), image_size=size, channels=channels), cost)
 
-    above = next(width for width in range(1, 1000) if cost_of(width) >= wanted)
-    below = max(1, above - 1)
-    return above if cost_of(above) / wanted <= wanted / cost_of(below) else below
+    # Costs are a square of the width but for the first layer's and the classifier's share.
+    guess = round(_TRIED * math.sqrt(wanted / cost_of(_TRIED)))
+    costs = {width: cost_of(width) for width in range(max(1, guess - 1), guess + 2)}
+    return min(costs, key=lambda width: abs(math.log(costs[width] / wanted)))
 
 
 def nets(depths: dict[str, tuple[int, ...]], reference: Summary) -> dict[str, dict[str, Any]]:

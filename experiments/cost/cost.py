@@ -29,7 +29,12 @@ from resnet_jax.records import read_record
 HERE = Path(__file__).parent
 # Batch norm over the whole batch, whatever its size, and a rate that any batch size has.
 ANY_BATCH = {"model.bn_group_size": None, "model.shortcut": None, "model.stride_in": None}
-IMAGENET = {**ANY_BATCH, "schedule.warmup": "none", "schedule.warmup_start": 0.0, "schedule.warmup_duration": 0}
+IMAGENET = {
+    **ANY_BATCH,
+    # Plain nets cannot begin as the identity.
+    **{"model.zero_init_residual": False, "schedule.warmup": "none"},
+    **{"schedule.warmup_start": 0.0, "schedule.warmup_duration": 0},
+}
 DEEPEST = {"model.scan": True, "model.remat": True}
 
 
@@ -93,7 +98,7 @@ def measure_all(configs: Sequence[ConfigDict], output: Path, *, minutes: float, 
 
 
 def name_of(net: Mapping[str, Any]) -> str:
-    return " ".join(filter(None, (net["name"], net["shortcut"])))
+    return " ".join(filter(None, (net["model.name"], net["model.shortcut"])))
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -123,7 +128,7 @@ def milliseconds(measured: Mapping[str, Any]) -> str:
 
 def share_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Each net with projections beside the same net with option A: how many times as much."""
-    base = {row["net"]["name"]: row for row in rows if row["net"]["shortcut"] == "A"}
+    base = {row["net"]["model.name"]: row for row in rows if row["net"]["model.shortcut"] == "A"}
     of = {
         "parameters": lambda row: row["parameters"],
         "multiply-adds": lambda row: row["multiply_adds"],
@@ -132,9 +137,9 @@ def share_table(rows: Sequence[Mapping[str, Any]]) -> str:
         "test time": lambda row: 1 / row["test"]["images_per_second"],
     }
     found = [
-        [name_of(row["net"]), *(f"{value(row) / value(base[row['net']['name']]):.3f}" for value in of.values())]
+        [name_of(row["net"]), *(f"{value(row) / value(base[row['net']['model.name']]):.3f}" for value in of.values())]
         for row in rows
-        if row["net"]["shortcut"] in ("B", "C") and row["net"]["name"] in base
+        if row["net"]["model.shortcut"] in ("B", "C") and row["net"]["model.name"] in base
     ]
     return lines(["times option A's", *of], found)
 
@@ -152,7 +157,7 @@ def plot(rows: Sequence[Mapping[str, Any]], output: Path) -> None:
         points = [(row["multiply_adds"] / 1e9, 1e3 / row[what]["images_per_second"]) for row in rows]
         axes.loglog(*zip(*points, strict=True), marker, color=colour, label={"train": "training", "test": "test"}[what])
     for row in rows:
-        if row["net"]["shortcut"] != "C":
+        if row["net"]["model.shortcut"] != "C":
             place = row["multiply_adds"] / 1e9, 1e3 / row["train"]["images_per_second"]
             text = name_of(row["net"]).replace("cifar_", "")
             axes.annotate(text, place, xytext=(4, -9), textcoords="offset points", fontsize=6)
