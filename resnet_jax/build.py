@@ -21,7 +21,7 @@ from resnet_jax.distributed import data_mesh, local_rows, replicate
 from resnet_jax.evaluation.metrics import Sums
 from resnet_jax.models.registry import create_model, initialize
 from resnet_jax.models.resnet import ResNet
-from resnet_jax.models.summary import summarize
+from resnet_jax.models.summary import Summary, summarize
 from resnet_jax.parts import Parts, build_optimizer, build_schedule, build_update
 from resnet_jax.random_keys import Seed
 from resnet_jax.training.objective import classification
@@ -219,8 +219,13 @@ def build_model(config: Any, *, num_classes: int | None) -> ResNet:
 
 def multiply_adds(config: Any, *, image_size: int | None, num_classes: int) -> int:
     """Of the forward pass of the net that `config.model` describes, on one image of three channels, see `summarize`."""
-    options = {"image_size": image_size, "num_classes": num_classes, **_net_options(config)}
-    return summarize(config.model.name, **options).multiply_adds
+    return summary_of(config, image_size=image_size, num_classes=num_classes).multiply_adds
+
+
+def summary_of(config: Any, *, image_size: int | None, num_classes: int, channels: int = 3) -> Summary:
+    """Parameters, multiply-adds and activations of the net that `config.model` describes, see `summarize`."""
+    options = {"num_classes": num_classes, **_net_options(config)}
+    return summarize(config.model.name, image_size=image_size, channels=channels, **options)
 
 
 def _net_options(config: Any) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def _check_net(values: Mapping[str, Any]) -> None:
     options = {key.removeprefix("model."): value for key, value in values.items() if key.startswith("model.")}
     name = options.pop("name")
     if values["task"] == "detection" and name == _NO_RESIDUAL_NET:
-        for key in ("shortcut", "stride_in", "width"):
+        for key in ("block", "shortcut", "stride_in", "width"):
             if (value := options[key]) is not None:
                 raise ValueError(f"model.{key}={value}: means nothing with model.name={name}; set None")
         return

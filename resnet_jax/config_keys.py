@@ -31,6 +31,7 @@ _KEYS: dict[str, Rule] = {
     "num_seeds": Rule("int", 1, "train so many, seed and those after it, in one program", minimum=1),
     "model.name": Rule("str", "cifar_resnet20", "as resnet_jax.list_models() names them; detection: or vgg16"),
     "model.num_classes": Rule("int", None, "None: as many as the data set has", minimum=1, none=True),
+    "model.block": Rule("str", None, "None: the name's own; CIFAR's depth stays", ("basic", "bottleneck"), none=True),
     "model.shortcut": Rule("str", None, "section 3.3; None: the family's own", ("A", "B", "C"), none=True),
     "model.stride_in": Rule("str", None, "of bottlenecks; None: the name's own", ("1x1", "3x3"), none=True),
     "model.pool_padding": Rule("str", "both", "of the first maximum; end: as the authors' own nets", ("both", "end")),

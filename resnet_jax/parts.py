@@ -47,6 +47,7 @@ class Parts:
       feed: the training batches, or what they are made from on the devices.
       make_call: (updates per call) -> the jitted call (state, progress, *feed's arguments) -> (state, progress).
       steps_per_call: the most updates that one call may make.
+      proposer: the trained net whose boxes are the model's regions in tests, too; None where it has no other's.
     """
 
     config: FrozenConfigDict
@@ -63,6 +64,7 @@ class Parts:
     feed: Feed
     make_call: Callable[[int], Any]
     steps_per_call: int
+    proposer: Any = None
 
     def initial_variables(self) -> dict:
         """Parameters and statistics of each seed before step 1, as this process makes them by itself."""

@@ -72,8 +72,7 @@ def _detection(parts: Parts, compiler_options: Mapping[str, Any]) -> Callable[..
 
 def _localization(parts: Parts, compiler_options: Mapping[str, Any]) -> Callable[..., dict[str, Any]]:
     config = parts.config
-    proposer = localization_trained.proposer_of(config, parts.input, parts.mesh)
-    proposers = [] if proposer is None else [proposer]
+    proposers = [] if parts.proposer is None else [parts.proposer]
     evaluate = make_localization_evaluator(
         Nets.of([parts.model], [each.localizer for each in proposers]),
         parts.mesh,

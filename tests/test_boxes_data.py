@@ -1,6 +1,7 @@
 """Images with boxes from TFDS sets and by name: boxes are edges in pixels, and what is wrong is said plainly."""
 
 import pickle
+import re
 import shutil
 
 import numpy as np
@@ -12,16 +13,18 @@ from box_sets import (
     build_box_images,
     build_labelled_boxes,
     expected,
+    voc_xml,
     write_coco_folder,
     write_voc_folder,
 )
 from colored_images import build_colored_images, encoded_image
+from ml_collections import ConfigDict
 from tfrecord_files import as_tfrecord
 
 from resnet_jax.data.decode import UndecodableImage, image_size
 from resnet_jax.detection.annotations import annotated, size_of, truths
 from resnet_jax.detection.coco_json import CocoJson
-from resnet_jax.detection.data import JoinedBoxes, open_boxes, open_union
+from resnet_jax.detection.data import JoinedBoxes, open_boxes, open_splits, open_union
 from resnet_jax.detection.tfds_boxes import TfdsBoxes, edges
 from resnet_jax.detection.voc_folder import VocFolder
 
@@ -235,3 +238,16 @@ def test_real_images_have_voc_s_boxes(real_data, split, count, objects):
     np.testing.assert_array_equal(boxes, boxes.round())
     np.testing.assert_array_equal(boxes.min(0)[:2], [0, 0])
     np.testing.assert_array_equal(boxes.max(0)[2:], [640, 480])
+
+
+def test_a_set_without_any_object_neither_trains_nor_tests(tmp_path):
+    folder = write_voc_folder(tmp_path / "voc", train=range(3), test=range(3, 5))
+    sets = {"train_sets": f"{folder}:train", "test_sets": f"{folder}:test", "validation_sets": None, "data_dir": None}
+    config = ConfigDict({"data": sets})
+    assert set(open_splits(config)) == {"train", "test"}
+    for index in (3, 4):
+        (folder / "Annotations" / f"{index:06}.xml").write_text(
+            re.sub("<object>.*</object>", "", voc_xml(index), flags=re.DOTALL)
+        )
+    with pytest.raises(ValueError, match="data.test_sets=.*:test: none of its 2 images has an object"):
+        open_splits(config)

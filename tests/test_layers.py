@@ -58,6 +58,7 @@ LAYERS = {
     "tasks": ["tasks"],
     "run": ["training.member", "training.start", "training.saving", "benchmark"],
     "loop": ["training.loop"],
+    "runs": ["sweep"],
     "command line": ["commands", "cli", "__main__"],
 }
 

@@ -63,6 +63,13 @@ def test_any_cifar_depth_of_6n_plus_2(name):
     assert create_model(name).stage_sizes == ((depth - 2) // 6,) * 3
 
 
+def test_a_cifar_net_of_bottlenecks_has_the_depth_of_its_name():
+    model = create_model("cifar_resnet29", block="bottleneck")
+    assert (model.block, model.stage_sizes) == ("bottleneck", (3, 3, 3))
+    assert create_model("cifar_plain20", block="bottleneck").stage_sizes == (2, 2, 2)
+    assert create_model("cifar_resnet8", block="bottleneck", stage_sizes=(1, 2)).stage_sizes == (1, 2)
+
+
 def test_options_replace_what_the_name_says_and_none_keeps_it():
     model = create_model("resnet50", shortcut="C", stage_sizes=[1, 2], dtype=jnp.bfloat16, width=8)
     assert (model.shortcut, model.stage_sizes, model.width) == ("C", (1, 2), 8)
@@ -79,6 +86,8 @@ def test_options_replace_what_the_name_says_and_none_keeps_it():
         ("", {}, "unknown model ''; .*Known: resnet18,"),
         ("cifar_resnet21", {}, "cifar_resnet21: .*6n . 2 layers; the nearest depths are 20 and 26"),
         ("cifar_plain2", {}, "cifar_plain2: .*the nearest depths are 8 and 14"),
+        ("cifar_resnet32", {"block": "bottleneck"}, "of bottleneck blocks has 9n . 2 layers; .* are 29 and 38"),
+        ("cifar_resnet20", {"block": "wide"}, "block=wide is not one of basic, bottleneck"),
         ("resnet50", {"shortcuts": "B"}, "unknown option 'shortcuts' of resnet50; did you mean 'shortcut'"),
         ("resnet50", {"parent": None}, "unknown option 'parent'"),
         ("resnet50", {"shortcut": "D"}, "resnet50: shortcut=D is not one of A, B, C"),

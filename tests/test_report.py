@@ -5,6 +5,7 @@ import json
 import pytest
 from test_records import a_record
 
+from resnet_jax.analysis.costs import net_of
 from resnet_jax.analysis.report import report
 from resnet_jax.records import write_record
 
@@ -103,3 +104,45 @@ def test_records_of_two_tasks_have_no_table_in_common(experiment):
     store_localizer(experiment, 0, trains="proposals", error=0.1)
     with pytest.raises(ValueError, match="records of classification and localization have no table in common"):
         report(experiment)
+
+
+def store_with(folder, name, *, seed, error, **model):
+    store(folder, name, model="cifar_resnet20", seed=seed, train=error, test=error)
+    path = folder / "records" / f"{name}.json"
+    record = json.loads(path.read_text())
+    own = {"model": {"name": "cifar_resnet20", **model}, "data": {"name": "digits"}, "train": {"batch_size": 128}}
+    record["config"] |= own
+    write_record(path, record)
+
+
+def cells(table):
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+
+
+def test_a_key_in_which_runs_differ_has_a_column_and_others_have_none(tmp_path):
+    for seed in range(2):
+        store_with(tmp_path, f"a{seed}", seed=seed, error=0.1, shortcut="A", dtype="float32")
+        store_with(tmp_path, f"c{seed}", seed=seed, error=0.2, shortcut="C", dtype="float32")
+    # As an older version left it, without a key that has its default elsewhere.
+    store_with(tmp_path, "own", seed=0, error=0.3)
+    header, _, *rows = cells(report(tmp_path))
+    assert header[:3] == ["net", "shortcut", "parameters"] and "dtype" not in header
+    assert sorted((row[1], row[4]) for row in rows) == [("-", "1"), ("A", "2"), ("C", "2")]
+
+
+def test_costs_stand_beside_the_net_that_they_were_measured_of(tmp_path):
+    store_with(tmp_path, "a", seed=0, error=0.1, shortcut="A")
+    store_with(tmp_path, "c", seed=0, error=0.1, shortcut="C")
+    config = json.loads((tmp_path / "records" / "c.json").read_text())["config"]
+    row = {
+        "net": net_of(config),
+        "multiply_adds": 40_813_184,
+        "train": {"batch_seconds": {"median": 0.32}, "planned_bytes": 65e6},
+        "test": {"images_per_second": 500.0},
+    }
+    (tmp_path / "costs.json").write_text(json.dumps({"rows": [row]}))
+    header, _, without, with_costs = cells(report(tmp_path))
+    place = header.index("multiply-adds, M")
+    assert header[place + 1 : place + 4] == ["ms a step", "ms a test image", "planned MB"]
+    assert with_costs[place : place + 4] == ["40.8", "320.0", "2.0", "65.0"]
+    assert without[place : place + 4] == [""] * 4

@@ -25,30 +25,26 @@ from resnet_jax.workdir import Workdir
 HERE = Path(__file__).parent
 CONFIG = "detection:small"
 TEST = "bccd:test"
-# A cell is 20 to 60 pixels wide when the image, of 480 x 640, is scaled to a quarter.
+# Platelets are some 20 pixels wide, red cells 50 and white ones 100, when the image, of 480 x 640, is scaled to a half.
 OVERRIDES: dict[str, Any] = {
     "data.train_sets": "bccd:train",
     "data.validation_sets": "bccd:validation",
     "data.test_sets": TEST,
-    "data.short_side": 120,
-    "data.long_side": 160,
+    "data.short_side": 240,
+    "data.long_side": 320,
     "data.max_boxes": 30,
-    "model.name": "cifar_resnet20",
-    "model.width": None,
-    "detector.anchor_sizes": (10, 24, 48),
-    "detector.anchor_ratios": (1.0,),
-    "detector.freeze_at": 2,
-    "detector.roi_size": 8,
+    "detector.anchor_sizes": (20, 50, 110),
+    "detector.new_classes": True,
     "sampling.regions": 64,
-    "sampling.min_side": 3.0,
+    "sampling.min_side": 4.0,
     "train.duration": 600,
-    "evaluate.every": 100,
-    "checkpoint.every": 100,
+    "evaluate.every": 200,
+    "checkpoint.every": 200,
 }
 # With and without the whole image beside each region; several of the former, for the ensemble.
 RUNS = {"plain_seed0": (False, 0), **{f"context_seed{seed}": (True, seed) for seed in range(3)}}
 REFINED = {"evaluate.refinement": True, "evaluate.voting": 0.5}
-SCALES = {"evaluate.short_sides": (96, 120, 144)}
+SCALES = {"evaluate.short_sides": (192, 240, 288)}
 # As Table 9 has them, each with all before it.
 IMPROVEMENTS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "baseline": (("plain_seed0",), {}),
@@ -64,9 +60,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workdir", type=Path, required=True, help="folder for the runs")
     parser.add_argument("--data_dir", required=True, help="folder of TFDS data sets with bccd")
-    parser.add_argument("--weights", required=True, help="weight file of a cifar_resnet20")
+    parser.add_argument("--start_from", required=True, help="workdir of a detector that experiments/shapes has trained")
     flags = parser.parse_args()
-    given = {"data.data_dir": flags.data_dir, "detector.weights": flags.weights}
+    given = {"data.data_dir": flags.data_dir, "detector.start_from": flags.start_from}
     for name, (context, seed) in RUNS.items():
         config = load_config(CONFIG, {**OVERRIDES, **given, "detector.context": context, "seed": seed})
         train(config, flags.workdir / name)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from resnet_jax.analysis import costs, differences
 from resnet_jax.analysis.curves import Curves, error_curves, plot_panels
 from resnet_jax.records import read_record
 from resnet_jax.workdir import Workdir
@@ -26,7 +27,8 @@ def report(experiment: str | os.PathLike, *, add: Sequence[str | os.PathLike] = 
     """Makes the table and the figure of an experiment.
 
     Runs whose configs differ in nothing but the seed, and the runs that they go on from, are one line: mean and sample
-    standard deviation over the seeds.
+    standard deviation over the seeds. Nets for classification have a column for every other key in which they differ,
+    and what they cost, where the folder has a `costs.json`.
 
     Args:
       experiment: a folder with `records/NAME.json` and, for the figure, `records/NAME.metrics.jsonl` of the same runs.
@@ -47,7 +49,7 @@ def report(experiment: str | os.PathLike, *, add: Sequence[str | os.PathLike] = 
     if not paths:
         raise FileNotFoundError(f"{folder / 'records'} holds no record (*.json)")
     groups = _by_config([(path, read_record(path)) for path in paths])
-    table = _table(groups)
+    table = _table(groups, costs.read_costs(folder))
     _write_into_readme(folder / "README.md", table)
     _plot(groups, folder / "curves.png")
     return table
@@ -84,22 +86,29 @@ def _family(model: str) -> str:
     return re.sub(r"\d.*", "", model)
 
 
-def _table(groups: list[_Runs]) -> str:
+def _table(groups: list[_Runs], cost_rows: Sequence[dict[str, Any]]) -> str:
     tasks = sorted({group[0][1]["config"].get("task", "classification") for group in groups})
     if len(tasks) > 1:
         raise ValueError(
             f"records of {' and '.join(tasks)} have no table in common; keep them in experiments of their own"
         )
     results, named = _OF_TASK[tasks[0]]
-    header = ("net", "parameters", "steps", "seeds", *results, "test images")
-    rows = [header, ("---",) + ("---:",) * (len(header) - 1)]
+    keys = _shown_keys(groups)
+    cost_columns = costs.COLUMNS if cost_rows else ()
+    header = (
+        *("net", *map(differences.header_of, keys), "parameters", *cost_columns),
+        *("steps", "seeds", *results, "test images"),
+    )
+    rows = [header, ("---",) * (1 + len(keys)) + ("---:",) * (len(header) - 1 - len(keys))]
     for group in groups:
         records = [record for _, record in group]
         first = records[0]
         rows.append(
             (
                 named(first),
+                *(differences.cell_of(differences.value_of(first["config"], key)) for key in keys),
                 f"{first['parameters']:,}",
+                *(costs.cells_of(first["config"], cost_rows) if cost_rows else ()),
                 f"{first['steps']:,}",
                 str(len(records)),
                 *(_mean_and_std([record[split][name] for record in records]) for split, name in results.values()),
@@ -107,6 +116,14 @@ def _table(groups: list[_Runs]) -> str:
             )
         )
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _shown_keys(groups: list[_Runs]) -> list[str]:
+    """Of detectors and localizers the first column says what tells them apart."""
+    configs = [group[0][1]["config"] for group in groups]
+    if any(config.get("task", "classification") != "classification" for config in configs):
+        return []
+    return differences.differing_keys(configs)
 
 
 def _net(record: dict[str, Any]) -> str:
@@ -154,12 +171,14 @@ def _write_into_readme(readme: Path, table: str) -> None:
 
 def _plot(groups: list[_Runs], output: Path) -> None:
     panels: dict[str, list[tuple[str, Curves]]] = defaultdict(list)
+    keys = _shown_keys(groups)
     for group in groups:
         metrics = [path.with_suffix(".metrics.jsonl") for path, _ in group]
         curves = [error_curves(path) for path in metrics if path.is_file()]
         if curves:
-            model = group[0][1]["model"]
-            panels[_family(model)].append((model, _mean_curves(curves)))
+            record = group[0][1]
+            label = ", ".join(filter(None, (record["model"], differences.label_of(record["config"], keys))))
+            panels[_family(record["model"])].append((label, _mean_curves(curves)))
     if panels:
         plot_panels(panels, output)
 

@@ -98,9 +98,14 @@ def _batches_in(run: Callable[[int], int], seconds: float | int) -> int:
 
 
 def _window(run: Callable[[int], int], batches: int) -> dict[str, float | int]:
-    begun = time.perf_counter()
+    from resnet_jax.benchmark.energy import joules
+
+    used, begun = joules(), time.perf_counter()
     images = run(batches)
-    return {"images": images, "seconds": time.perf_counter() - begun}
+    found: dict[str, float | int] = {"images": images, "seconds": time.perf_counter() - begun}
+    if used is not None and (now := joules()) is not None and now >= used:
+        found["joules"] = now - used
+    return found
 
 
 def _rows(kind: str, config: ConfigDict, *, windows: int, seconds: float | int) -> list[dict[str, Any]]:
@@ -125,7 +130,8 @@ def _rows(kind: str, config: ConfigDict, *, windows: int, seconds: float | int) 
         parts.feed.close()
     shared = {
         **{"kind": kind, "model": config.model.name, "dtype": config.model.dtype},
-        **{"image_shape": list(parts.input.image_shape), "data": config.data.name if real else "synthetic"},
+        **{"image_shape": list(parts.input.image_shape), "classes": len(parts.input.class_names)},
+        **{"data": config.data.name if real else "synthetic"},
         **peak_memory(),
     }
     return [

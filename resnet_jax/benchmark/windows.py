@@ -7,16 +7,22 @@ from typing import Any
 
 CONFIDENCE = 0.95
 
-# Images that were done in so many seconds: {"images", "seconds"}.
+# Images that were done in so many seconds: {"images", "seconds"}, and "joules" where the machine tells.
 Window = Mapping[str, float | int]
 
 
 def rate(windows: Sequence[Window], *, batch: int) -> dict[str, Any]:
-    """Images a second, all images by all seconds; and of the windows' seconds for a batch the median and the ends."""
+    """Images a second, all images by all seconds; and of the windows' seconds for a batch the median and the ends.
+
+    Energy for an image, where every window tells its joules.
+    """
     batches = [window["seconds"] * batch / window["images"] for window in windows]
     images, seconds = (math.fsum(window[key] for window in windows) for key in ("images", "seconds"))
     spread = {"median": statistics.median(batches), "min": min(batches), "max": max(batches)}
-    return {"batch": batch, "batch_seconds": spread, "images_per_second": images / seconds, "windows": list(windows)}
+    found = {"batch": batch, "batch_seconds": spread, "images_per_second": images / seconds, "windows": list(windows)}
+    if all("joules" in window for window in windows):
+        found["joules_per_image"] = math.fsum(window["joules"] for window in windows) / images
+    return found
 
 
 def ratio(above: Sequence[Window], below: Sequence[Window]) -> dict[str, Any]:

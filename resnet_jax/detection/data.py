@@ -132,7 +132,7 @@ def open_splits(config: Any) -> dict[str, BoxSource]:
 
     Raises:
       FileNotFoundError: as `open_union`.
-      ValueError: likewise, or splits of different classes.
+      ValueError: likewise, or splits of different classes, or one without any object.
     """
     named = {"train": config.data.train_sets, "test": config.data.test_sets}
     if config.data.validation_sets is not None:
@@ -144,6 +144,11 @@ def open_splits(config: Any) -> dict[str, BoxSource]:
                 f"data.{name}_sets={named[name]}: its {len(source.class_names)} classes are not the "
                 f"{len(sources['train'].class_names)} of data.train_sets={named['train']}; the same in one order are "
                 "required"
+            )
+        if not any(source.count(index) for index in range(len(source))):
+            raise ValueError(
+                f"data.{name}_sets={named[name]}: none of its {len(source)} images has an object, as in tests whose "
+                "objects are not public; take another set, and find boxes in these with `resnet-jax evaluate --results`"
             )
     return sources
 

@@ -74,6 +74,7 @@ def build(config: Any) -> Parts:
             sharding=config.train.sharding,
         ),
         steps_per_call=1,
+        proposer=proposer,
     )
 
 

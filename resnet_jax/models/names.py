@@ -17,6 +17,8 @@ _IMAGENET = {
 }
 # Section 4.2 and Table 6; any other depth of 6n + 2 works too.
 _CIFAR_DEPTHS = (20, 32, 44, 56, 110, 1202)
+_CIFAR_STAGES = 3
+_LAYERS = {"basic": 2, "bottleneck": 3}
 
 # The attributes of `ResNet`; tests/test_names.py holds the two equal.
 _OPTIONS = (
@@ -55,7 +57,7 @@ _MODELS: dict[str, dict[str, Any]] = {
 
 
 def list_models() -> list[str]:
-    """Names that `create_model` knows; the CIFAR families take any depth of 6n + 2 besides those listed."""
+    """Names that `create_model` knows; the CIFAR families take any depth of 6n + 2, or 9n + 2 in bottlenecks."""
     return [
         *_MODELS,
         *(f"cifar_{family}{depth}" for family in ("resnet", "plain") for depth in _CIFAR_DEPTHS),
@@ -66,15 +68,17 @@ def settings_of(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Attributes of `ResNet` that a name and options stand for.
 
     Args:
-      name: one of `list_models()`, or a CIFAR net of any depth 6n + 2.
+      name: one of `list_models()`, or a CIFAR net of any depth 6n + 2, or 9n + 2 with `block="bottleneck"`.
       options: attributes that differ from the named net's; None keeps what the name says, except for num_classes,
-        where it leaves the classifier out.
+        where it leaves the classifier out. A CIFAR net has as many layers as its name says, in blocks of either kind.
 
     Raises:
       ValueError: for an unknown name or option, a value that is not among the choices, or options that
         contradict each other.
     """
-    settings = {"block": "basic", "dtype": "float32", **_named(name)}
+    # With sizes of its own a net has another depth than its name says.
+    block = options.get("block") if options.get("stage_sizes") is None else None
+    settings = {"dtype": "float32", **_named(name, block)}
     for key, value in options.items():
         if key not in _OPTIONS:
             raise ValueError(f"unknown option {key!r} of {name}; {_nearest(key, _OPTIONS)}")
@@ -85,19 +89,23 @@ def settings_of(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _named(name: str) -> dict[str, Any]:
+def _named(name: str, block: str | None) -> dict[str, Any]:
     if name in _MODELS:
         return dict(_MODELS[name])
     cifar = re.fullmatch(r"cifar_(resnet|plain)(\d+)", name)
     if not cifar:
         raise ValueError(f"unknown model {name!r}; {_nearest(name, list_models())}")
-    depth = int(cifar[2])
-    if depth < 8 or (depth - 2) % 6:
-        lower = max(8, depth - (depth - 2) % 6)
-        raise ValueError(f"{name}: a CIFAR net has 6n + 2 layers; the nearest depths are {lower} and {lower + 6}")
+    layers, depth = _CIFAR_STAGES * _LAYERS.get(block or "basic", 2), int(cifar[2])
+    if depth < layers + 2 or (depth - 2) % layers:
+        lower = max(layers + 2, depth - (depth - 2) % layers)
+        raise ValueError(
+            f"{name}: a CIFAR net of {block or 'basic'} blocks has {layers}n + 2 layers; "
+            f"the nearest depths are {lower} and {lower + layers}"
+        )
     return {
         "stem": "cifar",
-        "stage_sizes": ((depth - 2) // 6,) * 3,
+        "block": "basic",
+        "stage_sizes": ((depth - 2) // layers,) * _CIFAR_STAGES,
         "num_classes": 10,
         "shortcut": "A" if cifar[1] == "resnet" else None,
         "width": 16,

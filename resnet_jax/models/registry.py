@@ -14,7 +14,8 @@ def create_model(name: str, **options) -> ResNet:
     """Returns the net of that name.
 
     Args:
-      name: one of `list_models()`, or `cifar_resnetN` and `cifar_plainN` of any depth N = 6n + 2.
+      name: one of `list_models()`, or `cifar_resnetN` and `cifar_plainN` of any depth N = 6n + 2, or N = 9n + 2 with
+        `block="bottleneck"`.
       **options: attributes of `ResNet` that differ from the named net's, e.g. `num_classes`, `shortcut`, `dtype`
         (a dtype or its name), `stage_sizes` for another depth; None keeps what the name says, except for
         num_classes, where it leaves the classifier out.

@@ -75,7 +75,9 @@ class Summary:
         return self.parameters, self.multiply_adds, self.activation_bytes
 
 
-def summarize(name: str, *, image_size: int | None = None, num_classes: int | None = None, **options) -> Summary:
+def summarize(
+    name: str, *, image_size: int | None = None, channels: int = 3, num_classes: int | None = None, **options
+) -> Summary:
     """Counts a net's parameters, multiply-adds and activations.
 
     Traces one block of each kind and multiplies, so 1202 layers take no longer than 20.
@@ -83,11 +85,12 @@ def summarize(name: str, *, image_size: int | None = None, num_classes: int | No
     Args:
       name: a name of `list_models()`.
       image_size: side of the square image in pixels; 224 for ImageNet's nets and 32 for CIFAR's unless given.
+      channels: of the image.
       num_classes: of the classifier; 1000 and 10 unless given.
       **options: further options of `create_model`.
 
     Raises:
-      ValueError: as `create_model`, or for an image_size below 1.
+      ValueError: as `create_model`, or for an image_size or channels below 1.
     """
     if num_classes is not None:
         options["num_classes"] = num_classes
@@ -95,7 +98,9 @@ def summarize(name: str, *, image_size: int | None = None, num_classes: int | No
     size = image_size if image_size is not None else (224 if model.stem == "imagenet" else 32)
     if size < 1:
         raise ValueError(f"image_size={size} must be at least 1 pixel")
-    return Summary(name, (size, size, 3), tuple(_rows(model, (1, size, size, 3))))
+    if channels < 1:
+        raise ValueError(f"channels={channels} must be at least 1")
+    return Summary(name, (size, size, channels), tuple(_rows(model, (1, size, size, channels))))
 
 
 def _rows(model: ResNet, image_shape: tuple[int, ...]) -> list[Row]:
