@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from resnet_jax.config_keys import KEYS
+from resnet_jax.models.arrangements import ORDERS, arrangement_of
 from resnet_jax.models.names import settings_of
 
 _NO_RESIDUAL_NET = "vgg16"
@@ -67,7 +68,7 @@ def _check_classification(values: Mapping[str, Any]) -> None:
 
 def _check_accumulation(values: Mapping[str, Any]) -> None:
     parts = values["train.accumulation_steps"]
-    if parts > 1 and values["model.bn_group_size"] is None and values["model.norm"] != "frozen":
+    if parts > 1 and values["model.bn_group_size"] is None and values["model.norm"] == "batch":
         raise ValueError(
             f"train.accumulation_steps={parts}: needs model.bn_group_size (32 in the paper), so that batch statistics "
             "are the same as in one large step"
@@ -75,8 +76,8 @@ def _check_accumulation(values: Mapping[str, Any]) -> None:
 
 
 def _check_topology(values: Mapping[str, Any]) -> None:
-    if values["model.norm"] == "frozen":
-        raise ValueError("train.determinism=topology: works by batch norm's groups, which model.norm=frozen has not")
+    if (norm := values["model.norm"]) != "batch":
+        raise ValueError(f"train.determinism=topology: works by batch norm's groups, which model.norm={norm} has not")
     if values["schedule.name"] == "plateau":
         raise ValueError(
             "train.determinism=topology: not with schedule.name=plateau, whose drops follow test errors, and those "
@@ -220,6 +221,12 @@ def _check_splits(values: Mapping[str, Any]) -> None:
 
 def _check_detection(values: Mapping[str, Any]) -> None:
     _check_boxes(values, section="detector", sides=("data.train_short_sides", "evaluate.short_sides"))
+    if arrangement_of(order := values["model.activation_order"], "frozen").before:
+        whole = ", ".join(name for name, arrangement in ORDERS.items() if not arrangement.before)
+        raise ValueError(
+            f"model.activation_order={order}: must be one of {whole} with task=detection, because a net that is cut "
+            "between two blocks would leave the sum there without its normalization or ReLU"
+        )
     if values["detector.proposals_from"] is not None and (trains := values["detector.trains"]) != "regions":
         raise ValueError(f"detector.proposals_from: needs detector.trains=regions, not {trains}")
     if values["detector.start_from"] is not None and values["detector.weights"] is not None:

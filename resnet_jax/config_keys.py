@@ -8,6 +8,7 @@ from typing import Any
 from resnet_jax.config_detection import DETECTION_KEYS
 from resnet_jax.config_localization import LOCALIZATION_KEYS, SHARED_KEYS
 from resnet_jax.config_rules import Rule, likeness
+from resnet_jax.models.arrangements import NORMS, ORDERS
 
 TASKS = ("classification", "detection", "localization")
 UNITS = ("steps", "epochs", "examples")
@@ -34,11 +35,12 @@ _KEYS: dict[str, Rule] = {
     "model.shortcut": Rule("str", None, "section 3.3; None: the family's own", ("A", "B", "C"), none=True),
     "model.stride_in": Rule("str", None, "of bottlenecks; None: the name's own", ("1x1", "3x3"), none=True),
     "model.pool_padding": Rule("str", "both", "of the first maximum; end: as the authors' own nets", ("both", "end")),
-    "model.activation_order": Rule("str", "post", "post: the paper; pre: pre-activation", ("post", "pre")),
-    "model.norm": Rule("str", "batch", "frozen: running statistics as constants", ("batch", "frozen")),
+    "model.activation_order": Rule("str", "post", "post: the paper; pre: pre-activation", tuple(ORDERS)),
+    "model.norm": Rule("str", "batch", "frozen: constants; none, skipinit, fixup: without", NORMS),
     "model.bn_group_size": Rule("int", None, "examples sharing statistics; None: all", minimum=1, none=True),
     "model.zero_init_residual": Rule("bool", False, "start the last scale of each block at 0"),
     "model.dropout_rate": Rule("float", 0.0, "before the classifier", minimum=0, below=1),
+    "model.stochastic_depth": Rule("float", 0.0, "drop rate of the last block's branch", minimum=0, below=1),
     "model.width": Rule("int", None, "filters of stage 1; None: the family's own", minimum=1, none=True),
     "model.scan": Rule("bool", False, "stack the identical blocks of a stage"),
     "model.remat": Rule("bool", False, "recompute blocks in the backward pass to save memory"),
@@ -127,6 +129,7 @@ _KEYS: dict[str, Rule] = {
 # Those of images with one class each; what else stands above is every task's.
 _OF_CLASSIFICATION = (
     *("model.num_classes", "model.norm", "model.bn_group_size", "model.zero_init_residual", "model.dropout_rate"),
+    "model.stochastic_depth",
     *("data.name", "data.pipeline", "data.train_split", "data.validation_split", "data.test_split"),
     *("data.pad", "data.normalization", "data.statistics", "data.image_size"),
     *("data.crop", "data.short_sides", "data.crop_area", "data.crop_aspect", "data.pca_std"),

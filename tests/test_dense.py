@@ -34,6 +34,9 @@ NETS = {
     "cifar, pre-activation": ("cifar_resnet8", {"activation_order": "pre"}),
     "frozen": ("resnet18", {"norm": "frozen"}),
     "frozen, pre-activation": ("resnet18", {"norm": "frozen", "activation_order": "pre"}),
+    "norm after addition, C": ("resnet18", {"activation_order": "norm_after_addition", "shortcut": "C"}),
+    "ReLU-only pre-activation": ("resnet18", {"activation_order": "relu_only_pre"}),
+    "fixup": ("resnet18", {"norm": "fixup", "shortcut": "C"}),
     "bfloat16": ("resnet18", {"dtype": "bfloat16"}),
     "bfloat16, pre-activation": ("resnet18", {"dtype": "bfloat16", "activation_order": "pre"}),
     "scan": ("resnet50", {"scan": True, "stage_sizes": (3, 1)}),
@@ -53,7 +56,9 @@ def net(kind):
     options = {"width": 4, "stage_sizes": (2, 1), "num_classes": 5, **options}
     # To `create_model` None means the name's own number of classes.
     model = create_model(name, **options).clone(num_classes=options["num_classes"])
-    variables = random_variables(model.clone(norm="batch"), (*PADDED, 3), train=False)
+    variables = random_variables(
+        model if model.norm == "fixup" else model.clone(norm="batch"), (*PADDED, 3), train=False
+    )
     return model, freeze_batch_norm(variables) if model.norm == "frozen" else variables
 
 

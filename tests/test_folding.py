@@ -27,7 +27,7 @@ NETS = {
     ),
 }
 # Normalizations of a block that stay, besides "final_norm".
-KEPT = {"post": set(), "pre": {"norm1", "final_norm"}}
+KEPT = {"post": set(), "pre": {"norm1", "final_norm"}, "norm_after_addition": {"sum_norm"}}
 
 
 def tiny(name, options):

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "resnet_jax"
 LAYERS = {
     "ground": ["atomic_files", "distributed", "download", "environment", "models.names", "random_keys", "records"]
     + ["exit_codes", "training.determinism", "training.signal_actions", "training.steps_per_call", "xla_options"]
-    + ["cache_folder", "compiled_programs", "training.start_times"],
+    + ["cache_folder", "compiled_programs", "models.arrangements", "training.start_times"],
     "parts": [
         *(
             "config_rules",
@@ -87,6 +87,7 @@ BESIDE = {
         *("detection.run", "evaluation", "localization.evaluator", "localization.trained"),
     ],
     "evaluation.metrics": ["training.losses"],
+    "models.names": ["models.arrangements"],
     "records": ["atomic_files", "training.start_times"],
     "training.determinism": ["xla_options"],
     "training.steps": ["training.ordered_sum", "training.sharding"],

@@ -92,7 +92,7 @@ def test_options_replace_what_the_name_says_and_none_keeps_it():
         ("resnet50", {"parent": None}, "unknown option 'parent'"),
         ("resnet50", {"shortcut": "D"}, "resnet50: shortcut=D is not one of A, B, C"),
         ("resnet50", {"stride_in": "5x5"}, "stride_in=5x5 is not one of 1x1, 3x3"),
-        ("resnet50", {"activation_order": "both"}, "activation_order=both is not one of post, pre"),
+        ("resnet50", {"activation_order": "both"}, "activation_order=both is not one of post, norm_after_addition"),
         ("resnet50", {"norm": "layer"}, "norm=layer is not one of batch, frozen"),
         ("resnet50", {"block": "wide"}, "block=wide is not one of basic, bottleneck"),
         ("resnet50", {"stem": "vgg"}, "stem=vgg is not one of imagenet, cifar"),

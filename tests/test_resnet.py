@@ -9,7 +9,8 @@ import pytest
 from flax import linen as nn
 from random_variables import random_images, random_variables
 
-from resnet_jax.models.blocks import POST_ACTIVATION, PRE_ACTIVATION, Shortcut, Stem, relu
+from resnet_jax.models.arrangements import ORDERS
+from resnet_jax.models.blocks import BLOCKS, Shortcut, Stem, relu
 from resnet_jax.models.normalization import BatchNorm
 from resnet_jax.models.registry import create_model
 
@@ -113,10 +114,10 @@ def test_which_layer_of_a_bottleneck_takes_the_stride(name, sides):
 # Blocks
 
 
-@pytest.mark.parametrize("kind", POST_ACTIVATION)
+@pytest.mark.parametrize("kind", BLOCKS)
 @pytest.mark.parametrize("option", ["A", "B", "C", None])
 def test_block_is_the_activated_sum_of_branch_and_shortcut(kind, option):
-    block = POST_ACTIVATION[kind](8, 2, norm, option)
+    block = BLOCKS[kind](8, 2, norm, option)
     x = random_images(2, (6, 6, 4))
     variables = random_variables(block, x.shape[1:])
     assert ("shortcut" in variables["params"]) == (option in ("B", "C"))
@@ -137,11 +138,11 @@ def test_block_is_the_activated_sum_of_branch_and_shortcut(kind, option):
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("kind", PRE_ACTIVATION)
+@pytest.mark.parametrize("kind", BLOCKS)
 def test_pre_activation_identity_is_untouched_and_projection_sees_the_activated_input(kind, stride):
-    make, last = PRE_ACTIVATION[kind], {"basic": "conv2", "bottleneck": "conv3"}[kind]
+    make, last = BLOCKS[kind], {"basic": "conv2", "bottleneck": "conv3"}[kind]
     width = make.expansion * 4
-    block, x = make(4, stride, norm, "B"), random_images(2, (6, 6, width))
+    block, x = make(4, stride, norm, "B", ORDERS["pre"]), random_images(2, (6, 6, width))
     variables = random_variables(block, x.shape[1:])
     params = variables["params"]
 

@@ -14,7 +14,8 @@ from resnet_jax.models.stacking import stack_blocks, unstack_blocks
 SHAPE = (8, 8, 3)
 # A stage of one block has nothing to loop over; of two, a loop of one; of three, a loop of two.
 NETS = {
-    "basic": {"stage_sizes": (3, 1)},
+    # What is drawn for a block's branch must not depend on a loop either.
+    "basic": {"stage_sizes": (3, 1), "stochastic_depth": 0.5},
     "bottleneck": {"stage_sizes": (2,), "block": "bottleneck", "shortcut": "B"},
     "pre-activation": {"stage_sizes": (3,), "activation_order": "pre", "shortcut": "C"},
 }
@@ -34,7 +35,8 @@ def train_pass(model, variables, images):
     def run(variables, images):
         def loss(params, images):
             collections = {**variables, "params": params}
-            logits, new = model.apply(collections, images, train=True, mutable=["batch_stats"])
+            options = {"mutable": ["batch_stats"], "rngs": {"dropout": jax.random.key(0)}}
+            logits, new = model.apply(collections, images, train=True, **options)
             return jnp.square(logits - 1).mean(), (logits, new["batch_stats"])
 
         gradients, (logits, statistics) = jax.grad(loss, (0, 1), has_aux=True)(variables["params"], images)

@@ -47,6 +47,7 @@ NETS = {
     "frozen": ("resnet50", {"norm": "frozen"}),
     "scan": ("cifar_resnet20", {"scan": True, "remat": True, "stage_sizes": (1, 3)}),
     "bfloat16": ("resnet18", {"dtype": jnp.bfloat16}),
+    "fixup": ("resnet18", {"norm": "fixup", "stochastic_depth": 0.5}),
     "no head": ("cifar_resnet20", {"num_classes": None}),
     "pre-activation": ("resnet50", {"activation_order": "pre", "dropout_rate": 0.25, "bn_group_size": 4}),
 }

@@ -67,7 +67,7 @@ def devices_of_a_group(config: Any, devices: int) -> int:
     """
     group, batch = config.model.bn_group_size, config.train.batch_size
     share = batch // (devices * config.train.accumulation_steps)
-    if config.model.norm == "frozen":
+    if config.model.norm != "batch":
         return 1
     if group is None:
         return devices

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from resnet_jax.models.arrangements import NORMALIZING, ORDERS
 from resnet_jax.models.blocks import Conv, Norm
 from resnet_jax.models.normalization import BatchNorm, FrozenBatchNorm
 from resnet_jax.models.resnet import ResNet
@@ -45,7 +46,8 @@ def layer_responses(
     memory holds the outputs of one block and as few blocks are compiled as differ.
 
     Args:
-      model: a net with activation_order="post", unrolled or with scan=True, plain or residual.
+      model: a net with batch normalization (or frozen), unrolled or with scan=True, plain or residual, whose
+        activation_order normalises after every convolution: "post", "relu_before_addition" or "relu_only_pre".
       variables: its {"params", "batch_stats"}.
       images: normalised images, all of which count equally.
       batch_size: images in memory at a time; the result depends on it by no more than rounding.
@@ -55,14 +57,10 @@ def layer_responses(
 
     Raises:
       ValueError: there is no image, batch_size is below 1, a layer's responses are not finite, the images are none
-        that the net takes, or the net has activation_order="pre": its blocks normalise before a 3x3 layer, and
-        nothing does between a block's last one and the addition.
+        that the net takes, or the net is another: with activation_order="pre" or "norm_after_addition" nothing
+        normalises between a block's last convolution and the addition, with norm="none" and its like nothing at all.
     """
-    if model.activation_order == "pre":
-        raise ValueError(
-            "activation_order='pre' has no batch normalization between a block's last 3x3 layer and the addition, so "
-            "these layers have no responses in the paper's sense; take a net with activation_order='post'"
-        )
+    _check_normalizes(model)
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1")
     if images.shape[0] == 0:
@@ -149,6 +147,21 @@ class _Moments(NamedTuple):
             number,
             self.mean + shift * mean.size / number,
             self.squares + new_squares + shift**2 * self.number * mean.size / number,
+        )
+
+
+def _check_normalizes(model: ResNet) -> None:
+    if model.norm not in NORMALIZING:
+        raise ValueError(
+            f"norm={model.norm!r} has no batch normalization, after which the paper measures responses; take a net "
+            f"with norm={' or '.join(map(repr, NORMALIZING))}"
+        )
+    if not model.arrangement.last:
+        allowed = " or ".join(f"activation_order={name!r}" for name, order in ORDERS.items() if order.last)
+        raise ValueError(
+            f"activation_order={model.activation_order!r} has no batch normalization between a block's last "
+            "convolution and the addition, so these layers have no responses in the paper's sense; take a net with "
+            f"{allowed}"
         )
 
 

@@ -62,8 +62,13 @@ class ResidualTail(nn.Module):
 
     @nn.compact
     def __call__(self, regions: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n f"]:
-        """Returns a vector for each region's features, float32."""
+        """Returns a vector for each region's features, float32; ValueError for a net that cannot be cut."""
         del train
+        if self.net.arrangement.before:
+            raise ValueError(
+                f"activation_order={self.net.activation_order!r} leaves sums for the next block to normalise, between "
+                "which a net cannot be cut in two; take one whose blocks end with what they need, such as 'post'"
+            )
         stage = len(self.net.stage_sizes)
         x = self.net.apply_stage(regions, stage, self.net.stage_sizes[-1], _norm(self.net))
         return x.astype(jnp.float32).mean((1, 2))

@@ -52,8 +52,8 @@ class Test:
         config = net.config
         if config.data.pipeline == "resident":
             refuse_resident(protocol)
-        if recompute_batches and config.model.norm == "frozen":
-            raise ValueError("recompute_statistics needs batch statistics; this net has model.norm=frozen")
+        if recompute_batches and (norm := config.model.norm) != "batch":
+            raise ValueError(f"recompute_statistics needs batch statistics; this net has model.norm={norm}")
         info = dataset_info(config.data.name, data_dir=data_dir or config.data.data_dir)
         split = split or config.data.test_split
         split_size(info, split)

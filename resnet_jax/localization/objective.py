@@ -107,7 +107,7 @@ def _keys(key: Array, batch: BoxBatch) -> Array:
 
 def _statistics(net: ResNet, examples: int) -> tuple[int | None, bool]:
     """Images that share batch statistics, where a net sees several examples of each, and whether running ones move."""
-    if net.norm == "frozen":
+    if net.norm != "batch":
         return 1, False
     if net.bn_group_size is None:
         return None, True

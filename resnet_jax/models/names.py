@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from resnet_jax.models.arrangements import NORMALIZING, NORMS, ORDERS, arrangement_of
+
 # Table 1: depth -> (block, blocks per stage).
 _IMAGENET = {
     18: ("basic", (2, 2, 2, 2)),
@@ -21,7 +23,8 @@ _LAYERS = {"basic": 2, "bottleneck": 3}
 # The attributes of `ResNet`; tests/test_names.py holds the two equal.
 _OPTIONS = (
     "stage_sizes", "num_classes", "stem", "block", "shortcut", "stride_in", "pool_padding", "activation_order", "norm",
-    "bn_group_size", "bn_momentum", "zero_init_residual", "dropout_rate", "width", "scan", "remat", "dtype",
+    "bn_group_size", "bn_momentum", "zero_init_residual", "dropout_rate", "stochastic_depth", "width", "scan", "remat",
+    "dtype",
 )  # fmt: skip
 _CHOICES = {
     "stem": ("imagenet", "cifar"),
@@ -29,8 +32,8 @@ _CHOICES = {
     "shortcut": ("A", "B", "C"),
     "stride_in": ("1x1", "3x3"),
     "pool_padding": ("both", "end"),
-    "activation_order": ("post", "pre"),
-    "norm": ("batch", "frozen"),
+    "activation_order": tuple(ORDERS),
+    "norm": NORMS,
     "dtype": ("float32", "bfloat16"),
 }
 
@@ -121,7 +124,7 @@ def _check(name: str, settings: Mapping[str, Any], options: Mapping[str, Any]) -
         value = settings.get(key)
         if value is not None and not _is_count(value):
             raise ValueError(f"{name}: {key}={value!r} must be a whole number, at least 1")
-    for key in ("dropout_rate", "bn_momentum"):
+    for key in ("dropout_rate", "stochastic_depth", "bn_momentum"):
         value = settings.get(key, 0.0)
         if not isinstance(value, int | float) or not 0.0 <= value < 1.0:
             raise ValueError(f"{name}: {key}={value!r} must be a number in [0, 1)")
@@ -133,13 +136,38 @@ def _check_combinations(name: str, settings: Mapping[str, Any], options: Mapping
         raise ValueError(f"{name} has no shortcuts, so shortcut={options['shortcut']!r} means nothing; choose its twin")
     if settings["block"] == "basic" and options.get("stride_in") is not None:
         raise ValueError(f"{name} has basic blocks, which take the stride in their first 3x3; leave stride_in out")
+    order, norm = settings.get("activation_order") or "post", settings.get("norm") or "batch"
+    if settings["shortcut"] is None:
+        _check_plain(name, settings, order, norm)
+    # A gamma that something follows: a ReLU in the branch, whose gradient at 0 is 0, or nothing but other layers.
+    if settings.get("zero_init_residual") and arrangement_of(order, "batch").last != ("norm",):
+        raise ValueError(
+            f"{name}: zero_init_residual needs activation_order='post' or 'relu_only_pre', whose branches end with a "
+            f"gamma; with {order!r} a zero would stay"
+        )
+    if norm != "batch" and (settings.get("bn_group_size") or settings.get("zero_init_residual")):
+        why = "is constant" if norm == "frozen" else "normalizes nothing"
+        raise ValueError(f"{name}: norm={norm!r} {why}, so bn_group_size and zero_init_residual mean nothing")
+    if norm == "fixup" and order != "post":
+        raise ValueError(f"{name}: norm='fixup' is defined with activation_order='post' alone, not {order!r}")
+
+
+def _check_plain(name: str, settings: Mapping[str, Any], order: str, norm: str) -> None:
+    """What a net without additions cannot have."""
     if settings.get("zero_init_residual"):
-        if settings["shortcut"] is None:
-            raise ValueError(f"{name}: zero_init_residual needs shortcuts; without them nothing would pass a block")
-        if settings.get("activation_order") == "pre":
-            raise ValueError(f"{name}: zero_init_residual needs activation_order='post'; a zero before a ReLU stays")
-    if settings.get("norm") == "frozen" and (settings.get("bn_group_size") or settings.get("zero_init_residual")):
-        raise ValueError(f"{name}: norm='frozen' is constant, so bn_group_size and zero_init_residual mean nothing")
+        raise ValueError(f"{name}: zero_init_residual needs shortcuts; without them nothing would pass a block")
+    if settings.get("stochastic_depth"):
+        raise ValueError(f"{name}: stochastic_depth needs shortcuts; without them a dropped branch leaves nothing")
+    if order not in ("post", "pre"):
+        raise ValueError(
+            f"{name}: activation_order={order!r} says where an addition stands, and without shortcuts there is none; "
+            "choose 'post' or 'pre', or a net with shortcuts"
+        )
+    if norm in ("skipinit", "fixup"):
+        raise ValueError(
+            f"{name}: norm={norm!r} starts branches at zero and needs shortcuts; without them choose one of "
+            f"{', '.join((*NORMALIZING, 'none'))}"
+        )
 
 
 def _is_count(value: Any) -> bool:

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from resnet_jax.models.arrangements import NORMALIZING
 from resnet_jax.models.names import list_models, settings_of
 from resnet_jax.models.resnet import ResNet
 
@@ -50,6 +51,8 @@ def initialize(model: ResNet, key: jax.Array, image_shape: tuple[int, int, int])
 
 def name_of(model: ResNet) -> str | None:
     """The name that `create_model` knows the net by, whatever its classes and numerics; None if it is none of those."""
+    if model.norm not in NORMALIZING:
+        return None
     names = list_models()
     if model.stem == "cifar":
         family = "plain" if model.shortcut is None else "resnet"

@@ -114,9 +114,10 @@ def _rows(model: ResNet, image_shape: tuple[int, ...]) -> list[Row]:
         other = _count(model.make_block(stage, norm, first=False), rest, f"stage{stage}", blocks=1)
         rows.append(_add(first, other, times=size - 1))
     pooled = jax.ShapeDtypeStruct((1, rows[-1].output[-1]), jnp.float32)
-    if model.activation_order == "pre":
-        x = jax.ShapeDtypeStruct((1, *rows[-1].output), model.dtype)
-        rows.append(_count(norm(name=None), x, "final norm", blocks=0))
+    for step in model.arrangement.before:
+        if step != "relu":
+            x = jax.ShapeDtypeStruct((1, *rows[-1].output), model.dtype)
+            rows.append(_count(norm(name=None), x, f"final {step.removesuffix('+relu')}", blocks=0))
     if model.num_classes is not None:
         rows.append(_count(nn.Dense(model.num_classes), pooled, "classifier", blocks=0))
     return rows

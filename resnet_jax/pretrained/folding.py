@@ -27,9 +27,9 @@ def fold_batch_norm(model: ResNet, variables: Mapping[str, Any]) -> dict:
     a variance that makes them divide by 1. A compiler that knows the variables, as of `export_inference`, drops both
     and keeps the addition.
 
-    Folded are all normalizations of post-activation nets: the stem's, the blocks', the projections'. Of pre-activation
-    nets it is those after a convolution of their own block, "norm2" and "norm3"; each block's "norm1" and "final_norm"
-    come after a sum that the shortcut needs as it is, and stay as they are.
+    Folded is each normalization right after a convolution of its own block: in most nets all, the stem's, the blocks',
+    the projections'. Of pre-activation nets it is "norm2" and "norm3"; each block's "norm1" and "final_norm" come after
+    a sum that the shortcut needs as it is, and stay as they are, and so does "sum_norm" of norm_after_addition.
 
     Args:
       model: the net, of any settings.
@@ -45,7 +45,8 @@ def fold_batch_norm(model: ResNet, variables: Mapping[str, Any]) -> dict:
         layers[place[1:-1]][place[-1]] = place
     for (*block, name), tensors in layers.items():
         norm = layers.get((*block, _norm_after(name, model.activation_order)))
-        if norm is not None:
+        # In place of a normalization may stand a bias alone.
+        if norm is not None and "var" in norm:
             places = [tensors["kernel"], *(norm[key] for key in ("scale", "bias", "mean", "var"))]
             folded.update(zip(places, _fold(*(folded[place] for place in places)), strict=True))
     return unflatten_dict(folded)
@@ -56,7 +57,7 @@ def _norm_after(name: str, activation_order: str) -> str | None:
     match = re.fullmatch(r"conv(\d*)", name)
     if match is None:
         return None
-    if activation_order == "post":
+    if activation_order != "pre":
         return f"norm{match[1]}"
     return f"norm{int(match[1]) + 1}" if match[1] else None
 

@@ -6,13 +6,15 @@ from functools import lru_cache
 import jax
 import jax.numpy as jnp
 
+from resnet_jax.models.arrangements import NORMALIZING
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.pretrained.description import Description
 
 MEAN, STD, _STEM = "input/mean", "input/std", "params/stem/conv/kernel"
 
-# Of a block without projection: the kernels, and each one's scale, bias, mean and variance.
+# Of a block without projection: the kernels, and each one's scale, bias, mean and variance, or its bias alone.
 _BLOCK_TENSORS = {"basic": 10, "bottleneck": 15}
+_BLOCK_TENSORS_UNNORMALIZED = {"basic": 4, "bottleneck": 6}
 
 # Name -> dtype and shape.
 Layout = dict[str, tuple[str, tuple[int, ...]]]
@@ -40,7 +42,8 @@ def check_size(found: Layout, description: Description) -> None:
     model, values = description.model, sum(math.prod(shape) for _, shape in found.values())
     stages, blocks = len(model.stage_sizes), sum(model.stage_sizes)
     stored = sum(min(size, 2) for size in model.stage_sizes) if model.scan else blocks
-    if stored * _BLOCK_TENSORS[model.block] <= len(found):
+    of_block = (_BLOCK_TENSORS if model.norm in NORMALIZING else _BLOCK_TENSORS_UNNORMALIZED)[model.block]
+    if stored * of_block <= len(found):
         # Each block has a 3x3 convolution between as many filters as its stage has.
         filters = model.width * 2 ** (stages - 1)
         if max(filters**2, blocks, model.num_classes or 0, image_channels(description, found)) <= values:

@@ -11,7 +11,9 @@ from resnet_jax.models.resnet import ResNet
 
 _ATTRIBUTES = tuple(field.name for field in dataclasses.fields(ResNet) if field.name not in ("parent", "name"))
 _SWITCHES = ("zero_init_residual", "scan", "remat")
-_FRACTIONS = ("bn_momentum", "dropout_rate")
+_FRACTIONS = ("bn_momentum", "dropout_rate", "stochastic_depth")
+# Left out where they have these values: files that do without them stay those of every release.
+_UNUSED = {"stochastic_depth": 0.0}
 # Beyond any batch.
 _LARGEST_GROUP = 2**20
 _MAY_BE_NULL = ("num_classes", "shortcut", "bn_group_size")
@@ -20,9 +22,10 @@ _MAY_BE_NULL = ("num_classes", "shortcut", "bn_group_size")
 def net_settings(model: ResNet) -> dict[str, Any]:
     """Every attribute of the net by its name, the dtype by its own; `make_net` makes an equal net of it.
 
-    `stride_in` is left out where the blocks are basic, which it means nothing to.
+    `stride_in` is left out where the blocks are basic, which it means nothing to, and `stochastic_depth` where it is 0.
     """
     settings = {name: getattr(model, name) for name in _names(model.block)}
+    settings = {name: value for name, value in settings.items() if name not in _UNUSED or value != _UNUSED[name]}
     return {**settings, "stage_sizes": list(model.stage_sizes), "dtype": jnp.dtype(model.dtype).name}
 
 
@@ -35,6 +38,7 @@ def make_net(settings: Any) -> ResNet:
     Raises:
       ValueError: it is no dict, a setting is missing, unknown or none of those allowed, or two contradict each other.
     """
+    settings = {**_UNUSED, **settings} if isinstance(settings, dict) else settings
     check_keys(settings, _names(settings.get("block") if isinstance(settings, dict) else None), where="net")
     for name, value in settings.items():
         if value is None and name not in _MAY_BE_NULL:

@@ -42,7 +42,7 @@ def classification(model: ResNet, *, loss: str = "softmax", label_smoothing: flo
     Raises:
       ValueError: for an unknown loss.
     """
-    sum_losses, frozen = loss_named(loss), model.norm == "frozen"
+    sum_losses, learns_statistics = loss_named(loss), model.norm == "batch"
 
     def losses(variables, batch, key):
         logits, updated = model.apply(
@@ -52,4 +52,4 @@ def classification(model: ResNet, *, loss: str = "softmax", label_smoothing: flo
         total = sum_losses(logits, batch.label, batch.weight, **options)
         return total, classification_sums(logits, batch.label, batch.weight), updated.get("batch_stats", {})
 
-    return Objective(losses, Sums.zero(), 1 if frozen else model.bn_group_size, not frozen)
+    return Objective(losses, Sums.zero(), model.bn_group_size if learns_statistics else 1, learns_statistics)

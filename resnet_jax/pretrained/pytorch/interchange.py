@@ -14,6 +14,7 @@ from safetensors.numpy import save
 
 from resnet_jax.atomic_files import open_atomically, unfinished_path, write_text_atomically
 from resnet_jax.data.input_description import InputDescription
+from resnet_jax.models.arrangements import NORMALIZING
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.pretrained.pytorch.huggingface_layout import net_config
 from resnet_jax.pretrained.pytorch.torch_input import PILLOW_NUMBERS, describe_view
@@ -158,6 +159,9 @@ def check_new_folder(folder: str | os.PathLike) -> None:
 
 def _check_net(model: ResNet, library: str) -> None:
     """What torchvision, timm and Hugging Face all lack."""
+    if model.norm not in NORMALIZING:
+        allowed = " and ".join(map(repr, NORMALIZING))
+        raise ValueError(f"{library} has no nets with norm={model.norm!r}; only {allowed} can be written")
     if model.shortcut is None:
         raise ValueError(f"{library} has no plain nets: shortcut=None cannot be written")
     for name, only in (
