@@ -61,7 +61,9 @@ def test_ratios_are_norms_of_updates_by_norms_of_weights():
     assert ratio_by_layer(weights, update) == pytest.approx(
         {"stage1_block1/conv1": 0.2, "stage1_block1/conv2": 0.2, "classifier": 0.5}
     )
-    assert ratio_by_stage(weights, update) == pytest.approx({"stage1": (0.6**2 + 0.8**2 + 2.4**2) ** 0.5 / 13, "classifier": 0.5})
+    assert ratio_by_stage(weights, update) == pytest.approx(
+        {"stage1": (0.6**2 + 0.8**2 + 2.4**2) ** 0.5 / 13, "classifier": 0.5}
+    )
 
 
 def test_a_stage_has_the_mean_and_the_largest_of_its_layers():
@@ -143,7 +145,11 @@ def test_singular_values_are_those_of_the_dense_matrices():
         *("stem/conv", "stage1_block1/conv1", "stage1_block1/conv2", "stage2_block1/conv1", "stage2_block1/conv2"),
         *("stage2_block1/shortcut/conv", "classifier"),
     ]
-    inputs = {"stem/conv": (IMAGE, 1, 1), "stage2_block1/conv1": ((4, 4, 2), 2, 1), "stage2_block1/shortcut/conv": ((4, 4, 2), 2, 0)}
+    inputs = {
+        "stem/conv": (IMAGE, 1, 1),
+        "stage2_block1/conv1": ((4, 4, 2), 2, 1),
+        "stage2_block1/shortcut/conv": ((4, 4, 2), 2, 0),
+    }
     for name, (shape, stride, pad) in inputs.items():
         kernel = variables["params"]
         for part in (*name.split("/"), "kernel"):
@@ -164,7 +170,9 @@ def test_a_map_to_nothing_has_the_singular_value_0():
 
 def test_the_ends_of_the_hessians_spectrum_are_those_of_the_dense_matrix():
     random = np.random.default_rng(0)
-    inputs, targets, first, second = (jnp.asarray(random.normal(size=s), jnp.float32) for s in ((9, 3), (9,), (3, 5), (5,)))
+    inputs, targets, first, second = (
+        jnp.asarray(random.normal(size=s), jnp.float32) for s in ((9, 3), (9,), (3, 5), (5,))
+    )
 
     def loss(params, inputs, targets):
         return jnp.square(jnp.tanh(inputs @ params["first"]) @ params["second"] - targets).mean()
@@ -173,7 +181,7 @@ def test_the_ends_of_the_hessians_spectrum_are_those_of_the_dense_matrix():
     flat, unflatten = ravel_pytree(params)
     dense = jax.jit(jax.hessian(lambda flat: loss(unflatten(flat), inputs, targets)))(flat)
     eigenvalues = np.linalg.eigvalsh(np.asarray(dense, np.float64))
-    found = make_curvature(loss, steps=20)(jax.random.key(0), params, inputs, targets)
+    found = make_curvature(loss, steps=20)(params, inputs, targets)
     np.testing.assert_allclose(found, eigenvalues[[0, -1]], rtol=1e-3)
     assert eigenvalues[0] < 0 < eigenvalues[-1]
 
@@ -184,7 +192,9 @@ def test_the_hessian_of_a_net_is_symmetric():
     variables = random_variables(net, IMAGE, train=False)
     loss, rest = make_loss(net), (variables["batch_stats"], *batch())
     random = np.random.default_rng(0)
-    a, b = (jax.tree.map(lambda w: jnp.asarray(random.normal(size=w.shape), w.dtype), variables["params"]) for _ in "ab")
+    a, b = (
+        jax.tree.map(lambda w: jnp.asarray(random.normal(size=w.shape), w.dtype), variables["params"]) for _ in "ab"
+    )
     product = jax.jit(lambda vector: hessian_product(loss, variables["params"], vector, *rest))
     assert optax.tree.vdot(a, product(b)) == pytest.approx(float(optax.tree.vdot(b, product(a))), rel=1e-3)
 
@@ -249,7 +259,10 @@ def test_a_random_direction_has_filters_as_long_as_the_weights_and_leaves_vector
         own, drawn = params, direction
         for part in path:
             own, drawn = own[part], drawn[part]
-        lengths = [np.linalg.norm(np.asarray(kernel).reshape(-1, kernel.shape[-1]), axis=0) for kernel in (own["kernel"], drawn["kernel"])]
+        lengths = [
+            np.linalg.norm(np.asarray(kernel).reshape(-1, kernel.shape[-1]), axis=0)
+            for kernel in (own["kernel"], drawn["kernel"])
+        ]
         np.testing.assert_allclose(*lengths, rtol=1e-5)
         assert not np.allclose(own["kernel"], drawn["kernel"], atol=0.1)
     assert not direction["classifier"]["bias"].any() and not direction["stem"]["norm"]["scale"].any()

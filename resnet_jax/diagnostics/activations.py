@@ -54,7 +54,9 @@ def activations(model: ResNet, variables: dict, images: Float[Array, "n h w c"])
     means, stds, zeros = (dict(zip(names, map(float, own), strict=True)) for own in values)
     if model.activation_order == "pre":
         return Activations(means, stds, zeros, {})
-    pairs = [(f"{name}/{layer}", float(std)) for name, own in zip(names, layers, strict=True) for layer, std in own.items()]
+    pairs = [
+        (f"{name}/{layer}", float(std)) for name, own in zip(names, layers, strict=True) for layer, std in own.items()
+    ]
     return Activations(means, stds, zeros, dict(pairs))
 
 

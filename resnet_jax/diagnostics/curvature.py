@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import optax
 from jaxtyping import Array
 
@@ -30,9 +31,14 @@ def hessian_product(loss: Callable[..., Array], params: Any, vector: Any, *batch
 
 
 def make_curvature(
-    loss: Callable[..., Array], *, steps: int = 10, compiler_options: Mapping[str, Any] | None = None
+    loss: Callable[..., Array],
+    *,
+    steps: int = 10,
+    seed: int = 0,
+    sharding: jax.sharding.Sharding | None = None,
+    compiler_options: Mapping[str, Any] | None = None,
 ) -> Callable[..., Extremes]:
-    """Returns the function (key, params, *batch) -> `Extremes` of the loss's Hessian.
+    """Returns the function (params, *batch) -> `Extremes` of the loss's Hessian.
 
     The largest eigenvalue is found from below; ten products come within a few percent of it where it stands apart from
     the others, as it does in nets. A product takes as long as some four to six gradients, and the program of one is
@@ -41,6 +47,8 @@ def make_curvature(
     Args:
       loss: of parameters and a batch, differentiable twice, see `make_loss`.
       steps: products with the Hessian.
+      seed: of the vector that it begins with, the same at each call.
+      sharding: of the parameters on several devices, each of which has all of them.
       compiler_options: XLA's.
 
     Raises:
@@ -53,11 +61,14 @@ def make_curvature(
         return lanczos_step(lambda vector: hessian_product(loss, params, vector, *batch), at)
 
     # Not a loop on the device: a CPU's compiler makes second derivatives of convolutions slow in one.
-    step = jax.jit(one, compiler_options=compiler_options)
-    start = jax.jit(lambda key, params: lanczos_start(optax.tree.random_like(key, params)))
+    step = jax.jit(one, out_shardings=sharding, compiler_options=compiler_options)
+    start = jax.jit(lanczos_start, out_shardings=sharding)
 
-    def extremes(key: Array, params: Any, *batch: Any) -> Extremes:
-        at, found = start(key, params), []
+    def extremes(params: Any, *batch: Any) -> Extremes:
+        # Drawn by the host: a program that draws for each array is slow to compile.
+        random = np.random.default_rng(seed)
+        drawn = jax.tree.map(lambda weights: random.standard_normal(weights.shape, np.float32), params)
+        at, found = start(drawn), []
         for _ in range(steps):
             at = step(at, params, *batch)
             found.append((at.diagonal, at.beside))

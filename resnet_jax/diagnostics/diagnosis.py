@@ -20,7 +20,6 @@ from resnet_jax.diagnostics.updates import ratio_by_stage
 from resnet_jax.distributed import collected, replicated
 from resnet_jax.models.stacking import unstack_blocks
 from resnet_jax.parts import Parts
-from resnet_jax.random_keys import named_key
 from resnet_jax.training.schedules import Schedule
 from resnet_jax.training.state import TrainState
 
@@ -116,17 +115,15 @@ def _named_activations(found: Any) -> dict[str, float]:
 
 def _make_costly(parts: Parts, loss: Loss, compiler_options: Mapping[str, Any]) -> Callable[..., dict[str, float]]:
     options = dict(compiler_options)
-    curvature = make_curvature(loss, compiler_options=options)
+    curvature = make_curvature(loss, sharding=replicated(parts.mesh), compiler_options=options)
     # With groups the small batches are groups: all gradients are then of the same statistics.
     group = parts.config.model.bn_group_size
     small_batches = parts.config.diagnostics.images // group if group else _SMALL_BATCHES
     noise = make_noise_scale(loss, parts=small_batches, compiler_options=options)
-    # The same vector each time, so that what is found moves with the net alone.
-    key = named_key(0, "curvature")
 
     def costly(state: TrainState, variables: dict, square: float, *batch: Any) -> dict[str, float]:
         values = layer_singular_values(parts.model, variables, parts.input.image_shape)
-        extremes = curvature(key, state.params, state.batch_stats, *batch)
+        extremes = curvature(state.params, state.batch_stats, *batch)
         scale = noise(square, state.params, state.batch_stats, *batch)
         return {
             **{f"singular_value/{stage}": value for stage, value in largest_by_stage(values).items()},

@@ -49,8 +49,8 @@ def make_landscape(
 ) -> Callable[..., Float[np.ndarray, "rows columns"]]:
     """Returns the function (params, directions, positions, *batch) -> losses [rows, columns].
 
-    The loss at row i and column j is that of params + positions[0][i] * directions[0] + positions[1][j] * directions[1].
-    A line is one direction and its positions, and gives [rows, 1].
+    At row i and column j the parameters are moved by positions[0][i] times directions[0] and positions[1][j] times
+    directions[1]. A line is one direction and its positions, and gives [rows, 1].
 
     Args:
       loss: of parameters and a batch, see `make_loss`, by whose batch statistics the net goes with its parameters.

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
@@ -39,7 +40,7 @@ def largest_singular_value(
     Raises:
       ValueError: for steps below 1.
     """
-    return _root(*_elements(linear, shape, steps=steps, seed=seed))
+    return _root(*_elements(linear, _start(shape, seed), steps=steps))
 
 
 def layer_singular_values(
@@ -63,9 +64,10 @@ def layer_singular_values(
     found = {}
     for name, layer in _convolutions(model.clone(scan=False), variables, image_shape).items():
         kernel = _kernel(variables["params"], name)
-        found[name] = _of_convolution(kernel, layer.shape, layer.stride, steps)
+        found[name] = _of_convolution(kernel, _start(layer.shape), layer.stride, steps)
     if model.num_classes is not None:
-        found["classifier"] = _of_matrix(_kernel(variables["params"], "classifier"), steps)
+        kernel = _kernel(variables["params"], "classifier")
+        found["classifier"] = _of_matrix(kernel, _start(kernel.shape[:1]), steps)
     elements = jax.device_get(list(found.values()))
     return {name: _root(*own) for name, own in zip(found, elements, strict=True)}
 
@@ -91,21 +93,23 @@ def _convolutions(model: ResNet, variables: dict, image_shape: tuple[int, int, i
     return layers
 
 
-@partial(jax.jit, static_argnums=(1, 2, 3))
-def _of_convolution(kernel: Array, shape: tuple[int, ...], stride: int, steps: int) -> tuple[Array, Array]:
+def _start(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def _of_convolution(kernel: Array, start: Array, stride: int, steps: int) -> tuple[Array, Array]:
     pad = (kernel.shape[0] - 1) // 2
     linear = partial(convolution, kernel=kernel, strides=(stride, stride), padding=((pad, pad), (pad, pad)))
-    return _elements(linear, shape, steps=steps, seed=0)
+    return _elements(linear, start, steps=steps)
 
 
-@partial(jax.jit, static_argnums=1)
-def _of_matrix(matrix: Float[Array, "i o"], steps: int) -> tuple[Array, Array]:
-    return _elements(lambda x: x @ matrix, matrix.shape[:1], steps=steps, seed=0)
+@partial(jax.jit, static_argnums=2)
+def _of_matrix(matrix: Float[Array, "i o"], start: Float[Array, " i"], steps: int) -> tuple[Array, Array]:
+    return _elements(lambda x: x @ matrix, start, steps=steps)
 
 
-def _elements(
-    linear: Callable[[Array], Array], shape: tuple[int, ...], *, steps: int, seed: int
-) -> tuple[Any, Any]:
+def _elements(linear: Callable[[Array], Array], start: Any, *, steps: int) -> tuple[Any, Any]:
     """Of the tridiagonal matrix of the Gram map."""
     if steps < 1:
         raise ValueError(f"steps={steps}: must be at least 1 product with the map")
@@ -118,8 +122,7 @@ def _elements(
         at = lanczos_step(gram, at)
         return at, (at.diagonal, at.beside)
 
-    start = lanczos_start(jax.random.normal(jax.random.key(seed), shape))
-    return jax.lax.scan(one, start, length=steps)[1]
+    return jax.lax.scan(one, lanczos_start(start), length=steps)[1]
 
 
 def _root(diagonal: Any, beside: Any) -> float:

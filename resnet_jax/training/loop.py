@@ -28,6 +28,7 @@ from resnet_jax.training.seeds import Seeds
 from resnet_jax.training.start import started
 from resnet_jax.training.start_times import StartTimes
 from resnet_jax.training.state import TrainState
+from resnet_jax.training.steps_per_call import end_of_call
 from resnet_jax.training.watchdog import Watchdog
 from resnet_jax.workdir import Workdir
 
@@ -233,16 +234,11 @@ class _Run:
         self.training_seconds = time.perf_counter() - begun - self.other_seconds
 
     def until_diagnosis(self, stop: int) -> int:
-        """Where to stop on the way to `stop`, if a diagnosis is due: at the end of the call that reaches it.
-
-        So a run makes the calls that it would make without; in calls of other lengths it would round otherwise.
-        """
+        """The end of the call that reaches the next diagnosis, if that is on the way to `stop`."""
         if not self.diagnose_every:
             return stop
         due = self.step + self.diagnose_every - self.step % self.diagnose_every
-        per_call = self.parts.steps_per_call
-        end = self.step - (self.step - due) // per_call * per_call
-        return min(stop, end if end <= stop else due)
+        return end_of_call(self.step, due, stop=stop, per_call=self.parts.steps_per_call)
 
     def diagnosis_due(self, before: int) -> bool:
         """Whether the steps since `before` have reached one at which a diagnosis is due, or the last."""
