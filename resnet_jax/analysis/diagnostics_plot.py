@@ -47,16 +47,17 @@ def plot_diagnostics(groups: Sequence[Sequence[tuple[Path, Mapping[str, Any]]]],
     Returns:
       The path of the picture; None, and nothing is drawn, where no run was diagnosed.
     """
-    nets = {}
-    for group in groups:
-        if means := _means([path.with_suffix(".metrics.jsonl") for path, _ in group]):
-            nets.setdefault(group[0][1]["model"], means)
+    nets = [
+        (group[0][1]["model"], means)
+        for group in groups
+        if (means := _means([path.with_suffix(".metrics.jsonl") for path, _ in group]))
+    ]
     if not nets:
         return None
-    found = {name for means in nets.values() for name in means}
+    found = {name for _, means in nets for name in means}
     stages = sorted({name.partition("/")[2] for name in found if "/stage" in name})
     rows = [
-        [(f"{name}/{stage}", f"{label}, {stage}" , scale) for stage in stages]
+        [(f"{name}/{stage}", f"{label}, {stage}", scale) for stage in stages]
         for name, label, scale in _OF_STAGES
         if any(other.startswith(f"{name}/") for other in found)
     ]
@@ -71,7 +72,7 @@ def plot_diagnostics(groups: Sequence[Sequence[tuple[Path, Mapping[str, Any]]]],
             axes.set_axis_off()
     for axes in all_axes[-1]:
         axes.set_xlabel("steps")
-    handles = [Line2D([], [], label=model, **style) for model, style in _styles(nets).items()]
+    handles = [Line2D([], [], label=model, **style) for model, style in _styles([model for model, _ in nets]).items()]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output)
@@ -80,7 +81,11 @@ def plot_diagnostics(groups: Sequence[Sequence[tuple[Path, Mapping[str, Any]]]],
 
 def _means(paths: Sequence[Path]) -> _Means:
     runs = [
-        {name.removeprefix(_PREFIX): curve for name, curve in records.read_metrics(path).items() if _PREFIX in name}
+        {
+            name.removeprefix(_PREFIX): curve
+            for name, curve in records.read_metrics(path).items()
+            if name.startswith(_PREFIX)
+        }
         for path in paths
         if path.is_file()
     ]
@@ -94,20 +99,20 @@ def _means(paths: Sequence[Path]) -> _Means:
     return means
 
 
-def _styles(nets: Mapping[str, _Means]) -> dict[str, dict[str, Any]]:
+def _styles(models: Sequence[str]) -> dict[str, dict[str, Any]]:
     colours: dict[str, str] = {}
     return {
         model: {
             "color": colours.setdefault(re.sub("plain|resnet", "", model), f"C{len(colours)}"),
             "linestyle": "--" if "plain" in model else "-",
         }
-        for model in nets
+        for model in models
     }
 
 
-def _draw(axes: Axes, nets: Mapping[str, _Means], name: str, label: str, scale: str) -> None:
-    styles = _styles(nets)
-    for model, means in nets.items():
+def _draw(axes: Axes, nets: Sequence[tuple[str, _Means]], name: str, label: str, scale: str) -> None:
+    styles = _styles([model for model, _ in nets])
+    for model, means in nets:
         if name in means:
             # One point makes no line.
             marker = "o" if len(means[name][0]) == 1 else None

@@ -1,5 +1,6 @@
 """A run's diagnosis: what is written of a net that trains, beside its losses and errors."""
 
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -44,6 +45,7 @@ def make_diagnosis(parts: Parts, compiler_options: Mapping[str, Any]) -> Diagnos
 
       singular_value/STAGE: the largest of its layers; hessian_largest, hessian_smallest
       noise_scale, noise_trace, noise_square: see `NoiseScale`
+      curvature_seconds: what these took, the first time with compilation
 
     In a run of several processes all call it together, and get the same numbers.
 
@@ -67,7 +69,9 @@ def make_diagnosis(parts: Parts, compiler_options: Mapping[str, Any]) -> Diagnos
         variables = unrolled(state.variables)
         found |= _named_activations(activations(parts.model, variables, images))
         if costly is not None:
+            begun = time.perf_counter()
             found |= costly(state, variables, float(square), images, labels)
+            found["curvature_seconds"] = time.perf_counter() - begun
         return {f"diagnostics/{name}": float(value) for name, value in found.items()}
 
     return diagnose
