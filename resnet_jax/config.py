@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from resnet_jax.config_checks import check_divisible, check_together, divisors
+from resnet_jax.config_checks import check_divisible, check_probe, check_together, divisors
 from resnet_jax.config_keys import KEYS, TASKS, check_value, keys_of, unknown_key
 from resnet_jax.config_rules import unknown
 
@@ -52,8 +52,8 @@ def resolve(config: ConfigDict, *, train_examples: int, device_count: int) -> Fr
       device_count: devices that share a batch.
 
     Returns:
-      The config with `steps`: `total`, `warmup`, `boundaries` (a tuple), `evaluate_every` and
-      `checkpoint_every`, all in optimizer steps; and `train_examples`.
+      The config with `steps`: `total`, `warmup`, `boundaries` (a tuple), `evaluate_every`, `checkpoint_every` and
+      `diagnose_every` (0: not), all in optimizer steps; and `train_examples`.
 
     Raises:
       ValueError: as `check`; also a batch that the devices cannot share equally or the split cannot fill.
@@ -70,6 +70,7 @@ def resolve(config: ConfigDict, *, train_examples: int, device_count: int) -> Fr
         raise ValueError(
             f"train.batch_size={batch_size}: more than the {train_examples} images of {key}={values[key]!r}"
         )
+    check_probe(values, train_examples=train_examples, device_count=device_count)
     steps = {**_derive_steps(values, train_examples=train_examples), "steps.train_examples": train_examples}
     return FrozenConfigDict(nest(values | steps))
 
@@ -155,12 +156,14 @@ def _derive_steps(values: Mapping[str, Any], *, train_examples: int) -> dict[str
     drops = values["schedule.boundaries"] if values["schedule.name"] == "piecewise" else ()
     boundaries = tuple(steps("schedule.boundaries", drop, schedule_unit, total) for drop in drops)
     _check_order(values, total, warmup, boundaries)
+    diagnose = values.get("diagnostics.every", 0)
     return {
         "steps.total": total,
         "steps.warmup": warmup,
         "steps.boundaries": boundaries,
         "steps.evaluate_every": steps("evaluate.every", values["evaluate.every"], unit),
         "steps.checkpoint_every": steps("checkpoint.every", values["checkpoint.every"], unit),
+        "steps.diagnose_every": steps("diagnostics.every", diagnose, unit) if diagnose else 0,
     }
 
 

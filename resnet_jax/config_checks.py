@@ -64,6 +64,7 @@ def _check_classification(values: Mapping[str, Any]) -> None:
     _check_pipeline(values)
     _check_seeds(values)
     _check_splits(values)
+    _check_diagnostics(values)
 
 
 def _check_accumulation(values: Mapping[str, Any]) -> None:
@@ -217,6 +218,41 @@ def _check_splits(values: Mapping[str, Any]) -> None:
                 f"data.{a}_split={left} and data.{b}_split={right}: must share no image; "
                 "give disjoint parts such as train[:45000] and train[45000:]"
             )
+
+
+# Parts of the images for the noise scale, where batch normalization is not over groups.
+_NOISE_PARTS = 8
+
+
+def _check_diagnostics(values: Mapping[str, Any]) -> None:
+    every, images, curvature = (values[f"diagnostics.{key}"] for key in ("every", "images", "curvature"))
+    group = values["model.bn_group_size"]
+    if every == 0:
+        if curvature:
+            raise ValueError("diagnostics.curvature=True: needs diagnostics.every above 0")
+        return
+    if group is not None and images % group:
+        raise ValueError(f"diagnostics.images={images}: must be a multiple of model.bn_group_size={group}")
+    if curvature and images % (_NOISE_PARTS if group is None else 2 * group):
+        least = f"{_NOISE_PARTS}" if group is None else f"2 x model.bn_group_size={group}"
+        raise ValueError(
+            f"diagnostics.images={images}: must be a multiple of {least} with diagnostics.curvature=True, whose noise "
+            "scale compares the gradients of parts"
+        )
+
+
+def check_probe(values: Mapping[str, Any], *, train_examples: int, device_count: int) -> None:
+    """Raises ValueError for images to diagnose that the training split has not, or the devices cannot share."""
+    images = values.get("diagnostics.images", 0)
+    if not values.get("diagnostics.every"):
+        return
+    if images > train_examples:
+        raise ValueError(
+            f"diagnostics.images={images}: more than the {train_examples} images of "
+            f"data.train_split={values['data.train_split']!r}"
+        )
+    if images % device_count:
+        raise ValueError(f"diagnostics.images={images}: must be a multiple of the {device_count} devices")
 
 
 def _check_detection(values: Mapping[str, Any]) -> None:

@@ -74,7 +74,7 @@ _KEYS: dict[str, Rule] = {
     "data.workers": Rule("int", None, "streamed: decoding processes; 0: threads; None: by cores", minimum=0, none=True),
     "train.batch_size": Rule("int", 128, "images of one step, all devices together", minimum=1),
     "train.duration": Rule("number", 64_000, "length of the training, in train.unit", above=0),
-    "train.unit": Rule("str", "steps", "of train.duration, evaluate.every and checkpoint.every", UNITS),
+    "train.unit": Rule("str", "steps", "of train.duration and of every .every", UNITS),
     "train.steps_per_dispatch": Rule("int", None, "None: by device and net", minimum=1, none=True),
     "train.non_finite": Rule("str", "stop", "a non-finite loss: stop, or skip the update", ("stop", "skip")),
     "train.most_skipped": Rule("int", 100, "non_finite=skip: more updates in a row end the run", minimum=1),
@@ -120,6 +120,9 @@ _KEYS: dict[str, Rule] = {
     "checkpoint.every": Rule("number", 1000, "in train.unit; each is tested, too, outside a plateau's count", above=0),
     "checkpoint.keep_latest": Rule("int", 2, "checkpoints kept by age", minimum=1),
     "checkpoint.keep_best": Rule("int", 1, "kept by validation error, else test error", minimum=0),
+    "diagnostics.every": Rule("number", 0, "in train.unit, and at start and end; 0: no diagnosis", minimum=0),
+    "diagnostics.images": Rule("int", 256, "the first of the training split, not augmented", minimum=1),
+    "diagnostics.curvature": Rule("bool", False, "Hessian, noise scale, singular values: most of the time"),
     "limits.compile_seconds": Rule("float", 3600.0, "longest compilation; 0: no limit, as of the next", minimum=0),
     "limits.step_seconds": Rule("float", 1800.0, "longest time without a step, in training", minimum=0),
     "limits.evaluation_seconds": Rule("float", 7200.0, "longest evaluation", minimum=0),
@@ -136,6 +139,7 @@ _OF_CLASSIFICATION = (
     *("data.policy", "data.policy_operations", "data.policy_magnitude", "data.cutout", "data.mixup", "data.cutmix"),
     *("train.steps_per_dispatch", "train.loss", "train.label_smoothing"),
     *("evaluate.image_size", "evaluate.short_side", "evaluate.train_split"),
+    *("diagnostics.every", "diagnostics.images", "diagnostics.curvature"),
 )
 
 _OF_TASK = {

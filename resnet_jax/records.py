@@ -60,6 +60,7 @@ _SCHEMA = {
 # mean and standard deviation are from. `determinism`: the promises that the run had, see `environment.determinism`.
 # `start_seconds`: from the start of the last process to its first steps, see `training.start_times`; absent if it made
 # none. `seeds_together`: how many trained in one program, whose times these are; absent for one alone.
+# `diagnostics_seconds`: of the last process's diagnoses, their compilation included; absent where there were none.
 _OPTIONAL = {
     "resumed_from_step": f"{_COUNT} or null",
     "unreadable_images": _COUNT,
@@ -67,6 +68,7 @@ _OPTIONAL = {
     "determinism": _TEXT,
     "start_seconds": {part: _NUMBER for part in START_PARTS},
     "seeds_together": _COUNT,
+    "diagnostics_seconds": _NUMBER,
 }
 
 

@@ -257,4 +257,6 @@ def _in_words(name: str, value: float) -> str | None:
         return f"{split} localization error {100 * value:.2f} %"
     if quantity in ("region_error", "object_error"):
         return f"{split} error of {quantity.removesuffix('_error')}s {100 * value:.2f} %"
+    if name == "diagnostics/seconds":
+        return f"diagnosed in {value:.1f} s"
     return f"learning rate {value:g}" if quantity == "learning_rate" else None

@@ -143,6 +143,7 @@ def test_steps_are_as_they_were_given():
         "boundaries": (32_000, 48_000),
         "evaluate_every": 1000,
         "checkpoint_every": 1000,
+        "diagnose_every": 0,
         "train_examples": 50_000,
     }
 

@@ -49,7 +49,7 @@ LAYERS = {
         "training.workdir_lock",
     ],
     "use": [
-        *("evaluation", "checkpoints", "writers", "analysis"),
+        *("evaluation", "checkpoints", "writers", "analysis", "diagnostics"),
         *("detection.trained", "detection.parts", "detection.evaluator", "detection.run"),
         *("detection.gathering", "detection.detect_files"),
         *("localization.trained", "localization.parts", "localization.evaluator", "localization.run"),
@@ -73,6 +73,7 @@ BESIDE = {
     "compiled_programs": ["atomic_files", "cache_folder", "environment"],
     "config_files": ["config", "config_keys", "config_rules"],
     "detection.four_steps": ["detection.from_config"],
+    "diagnostics": ["analysis"],
     "detection.trained": ["checkpoints"],
     "detection.parts": ["detection.trained"],
     "detection.evaluator": ["evaluation", "detection.gathering"],

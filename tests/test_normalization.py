@@ -155,6 +155,26 @@ def test_gradients_go_through_mean_and_variance(variables, x, group_size, dtype,
     jax.tree.map(close, found, expected)
 
 
+@pytest.mark.parametrize("relu", [False, True])
+def test_second_derivatives_go_through_mean_and_variance(variables, x, relu):
+    layer = BatchNorm(use_running_average=False, update_statistics=False, group_size=4, relu=relu)
+    weights, along = np.random.default_rng(2).normal(size=(2, *x.shape)).astype(np.float32)
+
+    def second(function):
+        def first(x):
+            return jax.grad(lambda x: (weights * jnp.square(function(x))).sum())(x)
+
+        return jax.jit(jax.grad(lambda x: (along * first(x)).sum()))(x)
+
+    def expected(x):
+        y = by_definition(variables["params"], x, 4)
+        return nn.relu(y) if relu else y
+
+    expected = second(expected)
+    found = second(lambda x: layer.apply(variables, x))
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("group_size", [None, 2])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("use_running_average", [True, False], ids=["running", "batch"])

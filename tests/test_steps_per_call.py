@@ -1,10 +1,12 @@
 """Steps of one call: as the config says, else many on an accelerator, on a CPU as many as pay and leave none over."""
 
+import itertools
+
 import pytest
 
 from resnet_jax import load_config, summarize
 from resnet_jax.config import resolve
-from resnet_jax.training.steps_per_call import steps_per_call
+from resnet_jax.training.steps_per_call import end_of_call, steps_per_call
 
 
 def steps(backend, net="cifar_resnet20", *, size=32, **changes):
@@ -53,3 +55,20 @@ def test_nothing_is_left_over_on_a_cpu(changes, expected):
     options = {"schedule__name": "constant", "train__duration": 42_000}
     options |= {"evaluate__every": 2100, "checkpoint__every": 2100}
     assert steps("cpu", **options | changes) == expected
+
+
+def calls(step, stop, per_call):
+    """The ends of the calls that the loop makes."""
+    while step < stop:
+        step += per_call if step + per_call <= stop else 1
+        yield step
+
+
+@pytest.mark.parametrize("per_call", [1, 3, 4, 7])
+def test_what_waits_for_the_end_of_a_call_changes_no_call(per_call):
+    for step, stop, due in itertools.product(range(3), range(3, 18), range(1, 20)):
+        if step < due:
+            ends = list(calls(step, stop, per_call))
+            end = end_of_call(step, due, stop=stop, per_call=per_call)
+            assert end == next((end for end in ends if end >= due), stop)
+            assert [*calls(step, end, per_call), *calls(end, stop, per_call)] == ends

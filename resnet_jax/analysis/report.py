@@ -13,6 +13,7 @@ import numpy as np
 
 from resnet_jax.analysis import costs, differences
 from resnet_jax.analysis.curves import Curves, error_curves, plot_panels
+from resnet_jax.analysis.diagnostics_plot import plot_diagnostics
 from resnet_jax.records import read_record
 from resnet_jax.workdir import Workdir
 
@@ -36,7 +37,8 @@ def report(experiment: str | os.PathLike, *, add: Sequence[str | os.PathLike] = 
 
     Returns:
       The table in Markdown. It also replaces what stands between the two table marks of the folder's README.md, if it
-      has them, and `curves.png` in the folder shows training (dashed) and test error, a panel for each family of nets.
+      has them, and `curves.png` in the folder shows training (dashed) and test error, a panel for each family of nets;
+      `diagnostics.png` shows the diagnoses, if the metrics have any.
 
     Raises:
       FileNotFoundError: the folder holds no record.
@@ -52,6 +54,7 @@ def report(experiment: str | os.PathLike, *, add: Sequence[str | os.PathLike] = 
     table = _table(groups, costs.read_costs(folder))
     _write_into_readme(folder / "README.md", table)
     _plot(groups, folder / "curves.png")
+    plot_diagnostics(groups, folder / "diagnostics.png")
     return table
 
 

@@ -2,23 +2,19 @@
 
 import os
 import re
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jaxtyping import Array, Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from resnet_jax.analysis.block_by_block import parts_of
 from resnet_jax.models.arrangements import NORMALIZING, ORDERS
-from resnet_jax.models.blocks import Conv, Norm
-from resnet_jax.models.normalization import BatchNorm, FrozenBatchNorm
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.stacking import unstack_blocks
 
@@ -67,7 +63,7 @@ def layer_responses(
         raise ValueError(f"images of shape {images.shape} hold no image to measure responses on")
     # Computes nothing: the whole net checks images and variables, as its parts below do not.
     jax.eval_shape(partial(model.apply, train=False), variables, images[:1])
-    variables, parts = unstack_blocks(variables), _parts(model)
+    variables, parts = unstack_blocks(variables), parts_of(model)
     moments: dict[str, _Moments] = {}
     for x, new in _batches(images, batch_size):
         for name, run in parts:
@@ -174,53 +170,6 @@ def _batches(images: Array | np.ndarray, batch_size: int) -> Iterator[tuple[Arra
     for begin in range(0, len(images), size):
         start = min(begin, len(images) - size)
         yield images[start : start + size], begin - start
-
-
-def _parts(model: ResNet) -> list[tuple[str, Callable]]:
-    """The stem and every block of an unrolled net by name, in forward order, as functions of variables and input."""
-    norm = _with_relu_apart(model.make_norm(use_running_average=True, update_statistics=False))
-    parts = [("stem", _compiled(model.make_stem(norm)))]
-    for stage, size in enumerate(model.stage_sizes, 1):
-        first, other = (_compiled(model.make_block(stage, norm, first=first)) for first in (True, False))
-        parts += [(f"stage{stage}_block{index}", first if index == 1 else other) for index in range(1, size + 1)]
-    return parts
-
-
-def _with_relu_apart(norm: Callable[..., nn.Module]) -> Norm:
-    """The same constructor, whose layers' outputs are those before the ReLU, which follows them."""
-
-    def make(*, relu: bool = False, **options: Any) -> Callable[[Array], Array]:
-        layer = norm(**options)
-        return (lambda x: nn.relu(layer(x))) if relu else layer
-
-    return make
-
-
-def _compiled(module: nn.Module) -> Callable:
-    """A function that gives the module's output, and by 3x3 layer the mean and variance over positions, [n, c] each."""
-
-    @jax.jit
-    def run(variables: dict, x: Array) -> tuple[Array, OrderedDict[str, tuple[Array, Array]]]:
-        # Ordered, since jit sorts a dict by its keys.
-        found: OrderedDict[str, tuple[Array, Array]] = OrderedDict()
-        convolution: Conv | None = None
-
-        def record(next_function, args, kwargs, context):
-            nonlocal convolution
-            output = next_function(*args, **kwargs)
-            if isinstance(context.module, Conv):
-                convolution = context.module
-            elif isinstance(context.module, BatchNorm | FrozenBatchNorm) and convolution and convolution.size == 3:
-                # Each normalization follows its own convolution.
-                responses = output.astype(jnp.float32)
-                found["/".join(convolution.path)] = (responses.mean((1, 2)), responses.var((1, 2)))
-            return output
-
-        with nn.intercept_methods(record):
-            x = cast(Array, module.apply(variables, x))
-        return x, found
-
-    return run
 
 
 def _finish_axes(axes: Axes, label: str, series: Mapping[str, Sequence[float]]) -> None:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from resnet_jax import config as configs
 from resnet_jax.checkpoints import Checkpoints
 from resnet_jax.compiled_programs import programs_folder
+from resnet_jax.diagnostics.diagnosis import make_diagnosis
 from resnet_jax.distributed import collected, replicate
 from resnet_jax.hosts.agreement import check_agreement
 from resnet_jax.hosts.peers import lost_peers_named
@@ -27,6 +28,7 @@ from resnet_jax.training.seeds import Seeds
 from resnet_jax.training.start import started
 from resnet_jax.training.start_times import StartTimes
 from resnet_jax.training.state import TrainState
+from resnet_jax.training.steps_per_call import end_of_call
 from resnet_jax.training.watchdog import Watchdog
 from resnet_jax.workdir import Workdir
 
@@ -141,7 +143,7 @@ class _Run:
     ):
         self.parts, self.config, self.watchdog = parts, parts.config, watchdog
         self.begun, self.times = begun, times
-        self.compile_seconds = self.other_seconds = self.training_seconds = 0.0
+        self.compile_seconds = self.other_seconds = self.training_seconds = self.diagnostics_seconds = 0.0
         self.compiler_options = compiler_options(self.config.train.determinism)
         self.state, self.progress = state, parts.initial_progress()
         self.saver = Saver(checkpoints, watchdog, parts.mesh)
@@ -164,6 +166,8 @@ class _Run:
         ]
         self.task = TASKS[self.config.task]
         self.evaluate = self.task.make_evaluator(parts, self.compiler_options)
+        self.diagnose_every = self.config.steps.diagnose_every
+        self.diagnose_one = make_diagnosis(parts, self.compiler_options) if self.diagnose_every else None
         self.after_evaluation = jax.jit(parts.seeds.over(parts.schedule.after_evaluation))
         # By the number of updates and the shapes of what they take.
         self.calls: dict[tuple, Any] = {}
@@ -200,9 +204,12 @@ class _Run:
         steps, log_every = self.config.steps, self.config.train.log_every
         intervals = (log_every, steps.evaluate_every, steps.checkpoint_every)
         begun = time.perf_counter()
+        if self.diagnose_every and self.step == 0:
+            self.diagnose()
         while self.step < self.total:
+            before = self.step
             until = min(self.total, *(self.step + every - self.step % every for every in intervals))
-            stop = self.advance(preemption, until)
+            stop = self.advance(preemption, self.until_diagnosis(until))
             log_due, evaluation_due, checkpoint_due = (
                 self.step % every == 0 or self.step == self.total for every in intervals
             )
@@ -210,6 +217,8 @@ class _Run:
                 for member, progress in self.of_each(self.progress):
                     member.log.push(self.step, progress)
                 self.progress = self.parts.initial_progress()
+            if self.diagnosis_due(before):
+                self.diagnose()
             if evaluation_due or checkpoint_due:
                 # Both at either: a checkpoint without errors could never be the best. And a checkpoint must not
                 # hide a step that the run has to stop at.
@@ -223,6 +232,30 @@ class _Run:
             if stop and self.step < self.total:
                 self.stop_early()
         self.training_seconds = time.perf_counter() - begun - self.other_seconds
+
+    def until_diagnosis(self, stop: int) -> int:
+        """The end of the call that reaches the next diagnosis, if that is on the way to `stop`."""
+        if not self.diagnose_every:
+            return stop
+        due = self.step + self.diagnose_every - self.step % self.diagnose_every
+        return end_of_call(self.step, due, stop=stop, per_call=self.parts.steps_per_call)
+
+    def diagnosis_due(self, before: int) -> bool:
+        """Whether the steps since `before` have reached one at which a diagnosis is due, or the last."""
+        every = self.diagnose_every
+        return bool(every) and (self.step // every > before // every or self.step == self.total)
+
+    def diagnose(self) -> None:
+        """Writes what `make_diagnosis` finds of each member."""
+        assert self.diagnose_one is not None
+        self.write_all()
+        with self.not_training(), self.watchdog.phase("evaluation"):
+            for member, state in self.of_each(self.state):
+                begun = time.perf_counter()
+                found = self.diagnose_one(state)
+                seconds = time.perf_counter() - begun
+                self.diagnostics_seconds += seconds
+                member.writer.write_scalars(self.step, {**found, "diagnostics/seconds": seconds})
 
     @contextlib.contextmanager
     def not_training(self) -> Iterator[None]:
@@ -331,6 +364,7 @@ class _Run:
             "pixel_statistics": self.parts.input.source,
             "determinism": self.promises,
             **({"seeds_together": len(self.members)} if self.parts.seeds.together else {}),
+            **({"diagnostics_seconds": self.diagnostics_seconds} if self.diagnose_every else {}),
         }
 
 

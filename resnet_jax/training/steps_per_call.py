@@ -30,3 +30,20 @@ def steps_per_call(config: Any, *, multiply_adds: int, backend: str) -> int:
     steps = config.steps
     every = math.gcd(config.train.log_every, steps.evaluate_every, steps.checkpoint_every, steps.total)
     return max((count for count in range(2, most + 1) if every % count == 0), default=1)
+
+
+def end_of_call(step: int, due: int, *, stop: int, per_call: int) -> int:
+    """Where the call ends that first reaches `due`, of the calls from `step` to `stop`; at most `stop`.
+
+    They are of `per_call` steps as long as those fit, then of one. So what waits for this end changes no call, and with
+    it no rounding.
+
+    Args:
+      step: steps done.
+      due: a later step.
+      stop: where the calls end in any case, later than `step`.
+      per_call: the most steps of a call.
+    """
+    calls = -(-(due - step) // per_call)
+    end = step + calls * per_call
+    return min(stop, end if end <= stop else due)
