@@ -120,7 +120,7 @@ def describe(side: int, class_names: tuple[str, ...]) -> InputDescription:
 def photo_net(folder: Path) -> Path:
     """A stand-in for a public net, in Hugging Face's form: random layers, a classifier fitted to two photographs."""
     names = ("china", "flower")
-    input = describe(96, names)
+    input = describe(160, names)
     view = make_protocol("center", input).view
     for name in names:
         Image.fromarray(load_sample_image(f"{name}.jpg")).save(folder / f"{name}.png")
