@@ -169,7 +169,7 @@ def check_looking(text: str) -> None:
 
 def check_fine_tuning(text: str) -> None:
     whole, classifier = numbers(r"test error ([\d.]+) % of 75 images; a new classifier alone ([\d.]+) %", text)
-    assert whole < min(15, classifier)
+    assert whole < min(20, classifier)
 
 
 def check_plain_and_residual(text: str) -> None:
@@ -230,8 +230,10 @@ def environment(folder: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", RUNS)
+# One of them is quick.
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == "load_and_look" else [pytest.mark.slow]) for name in RUNS]
+)
 def test_a_notebook_runs_from_top_to_bottom(name, tmp_path, monkeypatch):
     run, notebook = RUNS[name], read(FOLDER / f"{name}.ipynb")
     for folder in ("weights", "work", "jupyter"):
