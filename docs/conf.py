@@ -30,7 +30,6 @@ highlight_language = "none"
 default_role = "code"
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
-autodoc_class_signature = "separated"
 # A page has a heading for each name or module; entries of all members take long to put into every page's navigation.
 toc_object_entries = False
 napoleon_attr_annotations = False

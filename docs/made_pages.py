@@ -117,6 +117,11 @@ def as_written(app: Sphinx, what: str, name: str, obj, options, lines: list[str]
         lines.insert(0, "\\")
 
 
+def leave_out(app: Sphinx, what: str, name: str, obj, skip: bool, options) -> bool | None:
+    """Leaves out fields of named tuples, whose docstrings Python has made: the class's own says what they are."""
+    return True if (getattr(obj, "__doc__", None) or "").startswith("Alias for field number") else None
+
+
 def always_read(app: Sphinx, env, added: set, changed: set, removed: set) -> list[str]:
     """Pages with such lines are read in every build: what they stand for may have changed."""
     return [name for name in env.found_docs if _LINE.search((SITE / f"{name}.md").read_text())]
@@ -128,6 +133,7 @@ def setup(app: Sphinx) -> dict:
     app.connect("config-inited", lambda app, config: write_pages(app))
     app.connect("source-read", fill_page)
     app.connect("env-get-outdated", always_read)
+    app.connect("autodoc-skip-member", leave_out)
     # Before Napoleon, whose priority is the usual 500.
     app.connect("autodoc-process-docstring", as_written, priority=400)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-# In modules that import quickly or are imported by other tests anyway, so that an example costs what it computes.
 WITH_EXAMPLES = [
     ".".join(path.relative_to(CHECKOUT).with_suffix("").parts)
     for path in sorted((CHECKOUT / "resnet_jax").rglob("*.py"))
