@@ -40,6 +40,6 @@ napoleon_use_rtype = False
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(?!resnet_jax\b)\w+\..*"),
-    # NumPy's arrays as jaxtyping writes them, and type variables.
-    ("py:class", r"ndarray|dict\[str|resnet_jax\.data\..*\.(T|Item|Result)"),
+    # Arrays as jaxtyping writes them, and type variables.
+    ("py:class", r"Array|ndarray|dict\[str|resnet_jax\.data\..*\.(T|Item|Result)"),
 ]
