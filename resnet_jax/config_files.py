@@ -33,6 +33,15 @@ def load_config(reference: str, overrides: Mapping[str, Any] = {}) -> ConfigDict
     Raises:
       FileNotFoundError: no such config; the message lists the installed ones.
       ValueError: unknown variant, and whatever `check` refuses.
+
+    Example:
+      >>> config = load_config("cifar10:resnet56", {"schedule.learning_rate": 0.2})
+      >>> config.model.name, config.schedule.learning_rate, config.schedule.boundaries
+      ('cifar_resnet56', 0.2, (32000, 48000))
+      >>> load_config("cifar10:resnet56", {"schedule.learning_rat": 0.2})
+      Traceback (most recent call last):
+      ...
+      ValueError: unknown config key schedule.learning_rat; did you mean schedule.learning_rate?
     """
     values = given_values(_run_config(reference))
     # Before the overrides, so that none of them hides what the file lacks.

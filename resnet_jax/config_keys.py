@@ -169,7 +169,16 @@ def describe_keys() -> str:
 
 
 def parse_value(key: str, text: str) -> Any:
-    """Reads an override's text by the key's declared type; ValueError says what is allowed."""
+    """Reads an override's text by the key's declared type; ValueError says what is allowed.
+
+    Example:
+      >>> parse_value("schedule.boundaries", "50, 75")
+      (50, 75)
+      >>> parse_value("train.batch_size", "0")
+      Traceback (most recent call last):
+      ...
+      ValueError: train.batch_size=0: must be an integer at least 1
+    """
     if key not in KEYS:
         raise ValueError(unknown_key(key))
     rule, text = KEYS[key], text.strip()

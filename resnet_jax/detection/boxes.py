@@ -19,7 +19,13 @@ def area(boxes: Float32[Array, "*n 4"]) -> Float32[Array, "*n"]:
 
 
 def intersection_over_union(a: Float32[Array, "n 4"], b: Float32[Array, "m 4"]) -> Float32[Array, "n m"]:
-    """Of every box of `a` with every one of `b`; 0 where both have no area."""
+    """Of every box of `a` with every one of `b`; 0 where both have no area.
+
+    Example:
+      >>> boxes = jnp.asarray([[0, 0, 10, 10], [0, 5, 10, 15], [20, 20, 30, 30]], jnp.float32)
+      >>> print(intersection_over_union(boxes[:1], boxes).round(3))
+      [[1.    0.333 0.   ]]
+    """
     a, b = a[:, None], b[None]
     width = jnp.minimum(a[..., 2], b[..., 2]) - jnp.maximum(a[..., 0], b[..., 0])
     height = jnp.minimum(a[..., 3], b[..., 3]) - jnp.maximum(a[..., 1], b[..., 1])
@@ -76,6 +82,12 @@ def decode(
     """The boxes to which offsets lead from anchors: `encode` backwards; no side grows by more than 1000/16.
 
     Offsets of several classes, [n c 4], go with anchors [n 1 4].
+
+    Example:
+      >>> anchor, box = jnp.asarray([[0, 0, 16, 16]], jnp.float32), jnp.asarray([[4, 0, 12, 32]], jnp.float32)
+      >>> offsets = encode(box, anchor, (1.0, 1.0, 1.0, 1.0))
+      >>> print(offsets.round(3), decode(offsets, anchor, (1.0, 1.0, 1.0, 1.0)).round().astype(int))
+      [[ 0.     0.5   -0.693  0.693]] [[ 4  0 12 32]]
     """
     dx, dy, dw, dh = (offset / weight for offset, weight in zip(_coordinates(offsets), weights, strict=True))
     x, y, width, height = _centres_and_sides(anchors)

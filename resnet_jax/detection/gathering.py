@@ -22,8 +22,7 @@ def detected_by_all(
       find: (share, None is all) -> (index, detections) of each image of the share, found by this process alone.
       most: detections of an image at most.
 
-    Raises:
-      as `exchange`.
+    Raises: as `exchange`.
     """
     processes = processes_of(mesh)
     if len(processes) == 1:

@@ -49,6 +49,13 @@ def non_maximum_suppression(
 
     Returns:
       The numbers of the boxes kept, by falling score, and which of these are meant; the others are 0.
+
+    Example:
+      >>> boxes = jnp.asarray([[0, 0, 10, 10], [0, 1, 10, 11], [20, 20, 30, 30]], jnp.float32)
+      >>> scores, valid = jnp.asarray([0.7, 0.9, 0.8]), jnp.ones(3, bool)
+      >>> numbers, kept = non_maximum_suppression(boxes, scores, valid, threshold=0.5, count=3)
+      >>> print(numbers, kept)
+      [1 2 0] [ True  True False]
     """
     order = jnp.argsort(jnp.where(valid, -scores, jnp.inf), stable=True)
     boxes, valid = boxes[order], valid[order]

@@ -1,6 +1,7 @@
 """TFDS sets of images with boxes: `voc/2007`, `coco/2014` and their like, `caltech_birds2011`, `cars196` and theirs.
 
 TFDS stores (y1, x1, y2, x2) as parts of the image's height and width, in float32. What these were before differs:
+
 - VOC's annotations are whole pixels from 1, the last one included: the left edge of pixel x is at x - 1, and the right
   edge of pixel x at x. TFDS has divided these numbers by the image's sides as they are. Multiplied again they are whole
   but for the rounding of float32 (4e-5 pixels in 1000), which is undone, and 1 is taken from x1 and y1. A few

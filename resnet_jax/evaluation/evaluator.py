@@ -116,9 +116,9 @@ def make_scorer(
       workers: as for `make_evaluator`.
       compiler_options: likewise.
 
-    Raises (when the function is called):
-      ValueError: a split in device memory and a protocol that needs the images' own sizes, or a split on disk and a
-        net that takes images as they are.
+    Raises:
+      ValueError: when the function is called, for a split in device memory and a protocol that needs the images' own
+        sizes, or a split on disk and a net that takes images as they are.
       UndecodableImage: for an image on disk that cannot be decoded; the message names it.
       RuntimeError: if not every image was scored exactly once.
     """

@@ -69,6 +69,13 @@ def classification_sums(
     Returns:
       The sums over the examples of weight 1. An example counts as right among the top k when fewer than k classes
       score as high as its label or higher, itself aside; a tie therefore counts against the net, as does a NaN.
+
+    Example:
+      >>> logits = jnp.asarray([[2, 1, 0], [0, 1, 2], [5, 5, 5]], jnp.float32)
+      >>> sums = classification_sums(logits, jnp.asarray([0, 0, 0]), jnp.asarray([1.0, 1.0, 0.0]))
+      >>> means = sums.means()
+      >>> means["error_top1"], means["error_top5"], means["count"]
+      (0.5, 0.0, 2)
     """
     own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
     # Not `logits < own`: a NaN must not count as right.

@@ -57,7 +57,12 @@ _MODELS: dict[str, dict[str, Any]] = {
 
 
 def list_models() -> list[str]:
-    """Names that `create_model` knows; the CIFAR families take any depth of 6n + 2, or 9n + 2 in bottlenecks."""
+    """Names that `create_model` knows; the CIFAR families take any depth of 6n + 2, or 9n + 2 in bottlenecks.
+
+    Example:
+      >>> [name for name in list_models() if name.startswith("plain")]
+      ['plain18', 'plain34']
+    """
     return [
         *_MODELS,
         *(f"cifar_{family}{depth}" for family in ("resnet", "plain") for depth in _CIFAR_DEPTHS),

@@ -26,6 +26,15 @@ def create_model(name: str, **options) -> ResNet:
     Raises:
       ValueError: for an unknown name or option, a value that is not among the choices, or options that
         contradict each other.
+
+    Example:
+      >>> model = create_model("cifar_resnet20", num_classes=100, shortcut="B")
+      >>> model.stage_sizes, model.num_classes, model.shortcut
+      ((3, 3, 3), 100, 'B')
+      >>> create_model("cifar_resnet21")
+      Traceback (most recent call last):
+      ...
+      ValueError: cifar_resnet21: a CIFAR net has 6n + 2 layers; the nearest depths are 20 and 26
     """
     dtype = options.get("dtype")
     if dtype is not None and not isinstance(dtype, str):

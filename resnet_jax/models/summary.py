@@ -91,6 +91,11 @@ def summarize(
 
     Raises:
       ValueError: as `create_model`, or for an image_size or channels below 1.
+
+    Example:
+      >>> net = summarize("resnet50")
+      >>> f"{net.parameters:,} parameters, {net.multiply_adds:,} multiply-adds an image"
+      '25,557,032 parameters, 3,857,973,248 multiply-adds an image'
     """
     if num_classes is not None:
         options["num_classes"] = num_classes

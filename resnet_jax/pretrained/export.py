@@ -44,7 +44,7 @@ def export_inference(
 
     The function takes images, uint8 [b, height, width, channels] for any b from 1, and gives logits, float32
     [b, num_classes]; without a classifier, the pooled features. It normalises by itself, and has no gradient. With the
-    package flatbuffers beside jax, these lines run it, and compile once for each b:
+    package flatbuffers beside jax, these lines run it, and compile once for each b::
 
         import jax.export
         with open("net.jax_export", "rb") as file:

@@ -60,6 +60,16 @@ def save_pretrained(
 
     Raises:
       ValueError: another ending, variables that are not the net's, or a description that cannot be kept.
+
+    Example:
+      >>> import tempfile, resnet_jax
+      >>> model = resnet_jax.create_model("cifar_resnet8", width=4)
+      >>> variables = resnet_jax.initialize(model, jax.random.key(0), (8, 8, 3))
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = save_pretrained(f"{folder}/net.safetensors", model, variables, metrics={"error_top1": 0.9})
+      ...     same_model, same_variables = resnet_jax.load_pretrained(path)
+      >>> same_model == model, jax.tree.all(jax.tree.map(np.array_equal, variables, same_variables))
+      (True, True)
     """
     path = Path(path)
     if path.suffix != ".safetensors":

@@ -79,6 +79,10 @@ def list_pretrained(pattern: str | None = None, *, catalogue: PathLike | None = 
 
     Raises:
       ValueError: see `catalogue_entry`.
+
+    Example:
+      >>> list_pretrained("resnet5*tv_in1k")
+      ['resnet50.tv_in1k']
     """
     return [name for name in _entries(catalogue) if pattern is None or fnmatch.fnmatchcase(name, pattern)]
 

@@ -86,8 +86,7 @@ def train_seeds(config: Any, workdir: str | os.PathLike, *, begun: float | None 
       The records, in the order of the seeds. Their times are those of all together: `images_per_second` counts the
       images of one seed.
 
-    Raises:
-      As `train`.
+    Raises: as `train`.
     """
     configs.check(config)
     return _train(config, Workdir(workdir), (), StartTimes(begun))

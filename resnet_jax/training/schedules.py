@@ -38,7 +38,13 @@ def constant(learning_rate: float) -> Schedule:
 
 
 def piecewise(learning_rate: float, *, boundaries: tuple[int, ...], factor: float) -> Schedule:
-    """Times `factor` after each of the boundaries, in steps (section 4.2: 0.1 after 32k and 48k)."""
+    """Times `factor` after each of the boundaries, in steps (section 4.2: 0.1 after 32k and 48k).
+
+    Example:
+      >>> schedule = piecewise(0.1, boundaries=(32_000, 48_000), factor=0.1)
+      >>> [round(float(schedule.learning_rate(schedule.init(), step)), 6) for step in (0, 32_000, 48_000)]
+      [0.1, 0.01, 0.001]
+    """
     return _stateless(optax.piecewise_constant_schedule(learning_rate, dict.fromkeys(boundaries, factor)))
 
 
