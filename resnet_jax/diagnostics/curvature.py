@@ -61,7 +61,7 @@ def make_curvature(
         return lanczos_step(lambda vector: hessian_product(loss, params, vector, *batch), at)
 
     # Not a loop on the device: a CPU's compiler makes second derivatives of convolutions slow in one.
-    step = jax.jit(one, out_shardings=sharding, compiler_options=compiler_options)
+    step = jax.jit(one, out_shardings=sharding, compiler_options=dict(compiler_options or {}))
     start = jax.jit(lanczos_start, out_shardings=sharding)
 
     def extremes(params: Any, *batch: Any) -> Extremes:

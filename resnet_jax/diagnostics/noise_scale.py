@@ -69,7 +69,7 @@ def make_noise_scale(
         own = (jax.lax.dynamic_slice_in_dim(array, part * size, size) for array in (images, labels))
         return optax.tree.norm(jax.grad(loss)(params, batch_stats, *own), squared=True)
 
-    of_part = jax.jit(square, compiler_options=compiler_options)
+    of_part = jax.jit(square, compiler_options=dict(compiler_options or {}))
 
     def estimate(large_square: float, params: Any, batch_stats: Any, images: Array, labels: Array) -> NoiseScale:
         large = labels.shape[0]
