@@ -90,7 +90,7 @@ def _family(model: str) -> str:
 
 
 def _table(groups: list[_Runs], cost_rows: Sequence[dict[str, Any]]) -> str:
-    tasks = sorted({group[0][1]["config"].get("task", "classification") for group in groups})
+    tasks = sorted({_task_of(group[0][1]) for group in groups})
     if len(tasks) > 1:
         raise ValueError(
             f"records of {' and '.join(tasks)} have no table in common; keep them in experiments of their own"
@@ -123,10 +123,14 @@ def _table(groups: list[_Runs], cost_rows: Sequence[dict[str, Any]]) -> str:
 
 def _shown_keys(groups: list[_Runs]) -> list[str]:
     """Of detectors and localizers the first column says what tells them apart."""
-    configs = [group[0][1]["config"] for group in groups]
-    if any(config.get("task", "classification") != "classification" for config in configs):
+    records = [group[0][1] for group in groups]
+    if any(_task_of(record) != "classification" for record in records):
         return []
-    return differences.differing_keys(configs)
+    return differences.differing_keys([record["config"] for record in records])
+
+
+def _task_of(record: dict[str, Any]) -> str:
+    return record["config"].get("task", "classification")
 
 
 def _net(record: dict[str, Any]) -> str:
@@ -174,13 +178,16 @@ def _write_into_readme(readme: Path, table: str) -> None:
 
 def _plot(groups: list[_Runs], output: Path) -> None:
     panels: dict[str, list[tuple[str, Curves]]] = defaultdict(list)
-    keys = _shown_keys(groups)
+    keys, named = _shown_keys(groups), _OF_TASK[_task_of(groups[0][0][1])][1]
+    several_sets = len({_set_of(group[0][1]) for group in groups}) > 1
     for group in groups:
         metrics = [path.with_suffix(".metrics.jsonl") for path, _ in group]
         curves = [error_curves(path) for path in metrics if path.is_file()]
         if curves:
             record = group[0][1]
-            label = ", ".join(filter(None, (record["model"], differences.label_of(record["config"], keys))))
+            label = ", ".join(filter(None, (named(record), differences.label_of(record["config"], keys))))
+            if several_sets:
+                label += f"{_set_of(record).replace(' of ', ', ').partition(':')[0]}:"
             panels[_family(record["model"])].append((label, _mean_curves(curves)))
     if panels:
         plot_panels(panels, output)
