@@ -62,6 +62,7 @@ def test_rows_that_are_stored_as_they_end_are_told_how_much_time_is_left(everyth
     assert limits == ["--minutes=5.50", "--minutes=3.50", "--minutes=1.50"]
 
 
+@pytest.mark.slow
 def test_the_flags_are_those_that_the_commands_have(everything, machine, tmp_path):
     everything.main(["--scale=full", f"--records={tmp_path}"])
     for name, (python, script, *flags) in machine["made"]:

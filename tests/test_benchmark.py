@@ -72,6 +72,7 @@ def test_windows_are_as_long_as_asked_and_take_turns_there_and_back(monkeypatch)
     assert timed["a"][0]["seconds"] == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 def test_synthetic_training_is_the_training_of_the_config():
     parts = synthetic_parts(small_config())
     subject = subjects.train(parts)
@@ -181,6 +182,7 @@ def test_shares_are_of_the_ceilings_and_the_lower_one_bounds():
     assert shares({**row, "bytes_per_image": None}, CEILINGS)["bound"] is None
 
 
+@pytest.mark.slow
 def test_the_command_measures_in_processes_of_their_own_and_writes_record_table_and_plot(tmp_path, capsys):
     words = ["benchmark", "train", "--config=digits", "--batch_sizes=16,32", "--windows=2", "--seconds=0.05"]
     changes = [f"--config.{key}={value}" for key, value in SMALL.items() if key != "train.batch_size"]

@@ -158,6 +158,7 @@ def row_of(record, name):
     return row
 
 
+@pytest.mark.slow
 def test_measured_ratios_are_those_of_their_own_timings(measured):
     assert [row["row"] for row in measured["rows"]] == ["a cifar_resnet8", "b cifar_resnet8"]
     for row in measured["rows"]:
@@ -173,6 +174,7 @@ def test_measured_ratios_are_those_of_their_own_timings(measured):
             assert ratio["median"] == pytest.approx(statistics.median(above / below for above, below in pairs))
 
 
+@pytest.mark.slow
 def test_ten_steps_in_a_call_are_compared_with_ten_calls(measured):
     row = row_of(measured, "b cifar_resnet8")
     (ratio,) = row["ratios"]
@@ -183,6 +185,7 @@ def test_ten_steps_in_a_call_are_compared_with_ten_calls(measured):
     assert {window["images"] for window in windows} == {1280}
 
 
+@pytest.mark.slow
 def test_this_library_is_compared_with_pytorch_where_there_is_one(measured):
     row = row_of(measured, "a cifar_resnet8")
     ours = ["resnet_jax, float32", "resnet_jax, float32, 1 step in a call"]
@@ -198,6 +201,7 @@ def test_this_library_is_compared_with_pytorch_where_there_is_one(measured):
     assert {found["wanted"] for found in row["ratios"]} == {1.5} and row["notes"] == []
 
 
+@pytest.mark.slow
 def test_a_record_names_code_machine_and_what_was_measured_and_no_folder(measured):
     assert {"commit", "versions", "devices", "cpu", "source", "xla_flags"} <= set(measured)
     assert measured["devices"] == {"platform": "cpu", "kind": "cpu", "count": 1, "processes": 1}
@@ -205,6 +209,7 @@ def test_a_record_names_code_machine_and_what_was_measured_and_no_folder(measure
     assert "data_dir" not in json.dumps(measured)
 
 
+@pytest.mark.slow
 def test_the_table_has_the_record_s_numbers(modules, measured):
     record = copy.deepcopy(measured)
     row = row_of(record, "b cifar_resnet8")

@@ -66,6 +66,7 @@ def test_rows_of_other_settings_are_others(full_size, machine, tmp_path):
     assert names(machine) == ["small"] * 3
 
 
+@pytest.mark.slow
 def test_seconds_are_of_an_image_of_the_batch_that_was_asked_for(full_size, monkeypatch):
     """Nothing is compiled: what runs is told how many images a step has."""
     told = {}

@@ -170,6 +170,7 @@ def test_a_step_is_compiled_once_for_each_of_the_two_shapes(finished):
     assert finished[2] == 2
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(finished, small, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(small(), tmp_path / "run", writers=[StopAt(4)])
@@ -179,6 +180,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(finished, small, tmp_pa
     assert_same_run(tmp_path / "run", finished[0])
 
 
+@pytest.mark.slow
 def test_one_device_learns_what_eight_do(finished, small, tmp_path):
     assert len(jax.devices()) == 8
     with mock.patch.object(detection_parts, "data_mesh", lambda slices: data_mesh(jax.devices()[:1])):
@@ -244,6 +246,7 @@ def test_layers_of_classes_begin_anew_and_all_others_where_the_run_ended(
     assert parts.input.same_as(replace(InputDescription.load(Workdir(described).input), class_names=names))
 
 
+@pytest.mark.slow
 def test_a_detector_of_other_classes_is_trained_further(finished, others, small, tmp_path):
     config = small(**short(others), detector__start_from=str(finished[0]), detector__new_classes=True)
     record = train(config, tmp_path)
@@ -252,6 +255,7 @@ def test_a_detector_of_other_classes_is_trained_further(finished, others, small,
     assert variables_of(tmp_path)["params"]["classifier"]["bias"].shape == (3,)
 
 
+@pytest.mark.slow
 def test_regions_are_trained_on_the_proposals_of_another_detector(finished, folder, small):
     """Of the same variables the proposals are the same, wherever they are made; of others they are not."""
     # So low that proposals of nets that know nothing hit objects.
@@ -263,6 +267,7 @@ def test_regions_are_trained_on_the_proposals_of_another_detector(finished, fold
     assert losses[2] != pytest.approx(losses[3], rel=0.01)
 
 
+@pytest.mark.slow
 def test_four_steps_train_what_they_say(folder, small, tmp_path):
     """Each starts where the one before ended, and what is shared is not touched any more once both use it."""
     words = {key.replace("__", "."): value for key, value in short(folder).items()}
@@ -412,6 +417,7 @@ def test_a_test_of_a_run_counts_every_image_once_however_it_is_made(changes, fin
     assert all(0 < each["score"] <= 1 and len(each["bbox"]) == 4 for each in found)
 
 
+@pytest.mark.slow
 def test_an_ensemble_of_a_detector_with_itself_is_the_detector(finished):
     workdir = finished[0]
     result = evaluate_detectors([workdir, workdir], changes={"evaluate.score": 0.2})

@@ -124,6 +124,7 @@ def close(found, expected, tolerance=2e-5):
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * max(np.abs(expected).max(), 1e-6))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", shared.OPERATIONS)
 def test_features_proposals_and_regions_are_torchvision_s(detectors, theirs, operation):
     net, variables = detectors[operation]
@@ -154,6 +155,7 @@ def test_detections_are_torchvision_s(detectors, theirs, operation):
         close(found.boxes[image, :count], expected["boxes"], 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", shared.OPERATIONS)
 def test_losses_and_gradients_are_torchvision_s(detectors, theirs, operation):
     gradients, sums = gradients_of(detectors[operation], truth())
@@ -179,6 +181,7 @@ def test_losses_and_gradients_are_torchvision_s(detectors, theirs, operation):
     )
 
 
+@pytest.mark.slow
 def test_padding_and_the_other_images_have_no_influence(detectors):
     net = detectors["align"]
     alone = detect([net], jnp.asarray(shared.pictures()[:1]), SIZES[:1], PROTOCOL)
@@ -200,6 +203,7 @@ def test_without_objects_everything_is_background_and_boxes_cost_nothing(detecto
     assert not np.any(gradients["regressor"]["kernel"]) and np.any(gradients["classifier"]["kernel"])
 
 
+@pytest.mark.slow
 def test_an_ensemble_of_copies_of_one_net_is_the_net(detectors):
     net = detectors["align"]
     pictures = jnp.asarray(shared.pictures())
@@ -248,6 +252,7 @@ def test_context_joins_the_whole_image_s_vector_to_each_region_s(detectors):
     close(joined, np.concatenate(apart, axis=-1), 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("freeze_at", [0, 1, 2, 4])
 def test_what_is_frozen_gets_no_gradient_and_the_rest_does(detectors, freeze_at):
     net, variables = detectors["align"]
@@ -272,6 +277,7 @@ def test_several_scales_that_are_one_give_what_one_gives(detectors):
     close(found.scores, alone.scores, 1e-5)
 
 
+@pytest.mark.slow
 def test_a_region_is_looked_at_where_its_area_is_next_to_224_squared(detectors):
     net, variables = detectors["align"]
     levels = []
@@ -292,6 +298,7 @@ def test_a_region_is_looked_at_where_its_area_is_next_to_224_squared(detectors):
     close(vectors(levels, 200.0), both, 1e-6)
 
 
+@pytest.mark.slow
 def test_vgg_16_has_its_parameters_and_does_not_see_the_padding():
     trunk, tail = VggTrunk(freeze_at=2), VggTail()
     shape = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)

@@ -105,6 +105,7 @@ def evaluated(workdirs, **changes):
     return evaluate_localizers(workdirs, changes={key.replace("__", "."): value for key, value in changes.items()})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["finished", "regions"])
 def test_a_run_leaves_record_metrics_curves_and_checkpoints(which, wide, request):
     workdir, record = request.getfixturevalue(which)

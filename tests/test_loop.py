@@ -142,6 +142,7 @@ def test_a_stopped_run_goes_on_and_ends_bit_for_bit_like_one_that_was_not(stop, 
     assert_same_run(workdir, finished[0])
 
 
+@pytest.mark.slow
 def test_the_110_layer_rule_survives_a_stop(small, tmp_path):
     config = small(
         schedule__warmup="until_error",
@@ -173,6 +174,7 @@ def command(workdir, digits):
     ]
 
 
+@pytest.mark.slow
 def test_a_killed_process_goes_on_and_ends_bit_for_bit_like_one_that_was_not(finished, digits, tmp_path):
     """kill -9 as soon as a checkpoint is there, then the same command again."""
     workdir = tmp_path / "killed"

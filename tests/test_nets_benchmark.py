@@ -45,6 +45,7 @@ def test_flax_s_nets_have_the_published_number_of_parameters(modules, net):
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == PARAMETERS[net]
 
 
+@pytest.mark.slow
 def test_the_flax_trainer_trains(modules):
     def schedule(step):
         return 0.02

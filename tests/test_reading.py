@@ -397,6 +397,7 @@ def test_a_message_can_be_written_whatever_the_file_holds(tmp_path):
     str(error.value).encode()
 
 
+@pytest.mark.slow
 def test_a_real_net_of_pytorch_predicts_as_there(real_data, tmp_path):
     weights = real_data.parent / "weights" / "cifar_resnet20.th"
     file = load_weights(weights)

@@ -46,6 +46,7 @@ def test_a_batch_is_the_same_on_any_number_of_devices_and_after_a_restart(k):
         np.testing.assert_array_equal(found.image, expected.image)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [0, 3])
 def test_a_strongly_augmented_batch_is_the_same_on_any_number_of_devices(k):
     expected = stream(**STRONG)(k)
@@ -70,6 +71,7 @@ def test_each_kind_of_augmentation_does_its_own():
             np.testing.assert_array_equal(batch.partner_label, np.roll(plain.label, 1))
 
 
+@pytest.mark.slow
 def test_a_policy_sees_whole_images_as_they_are_stored():
     batch, images = stream(policy="trivialaugment", pad=0, flip=False)(1), np.random.default_rng(0)
     images = images.integers(0, 256, (COUNT, 8, 8, 3)).astype(np.uint8)

@@ -82,6 +82,7 @@ def test_fine_tuning_starts_from_the_file_but_for_the_seeds_classifier(script, w
     assert not np.allclose(kernels["scratch", 0], kernels["scratch", 1])
 
 
+@pytest.mark.slow
 def test_a_frozen_backbone_keeps_every_bit_under_the_decoder(script, weights, data_dir, monkeypatch):
     decoder = script("decoder")
     monkeypatch.setattr(decoder, "BATCH_SIZE", 8)
@@ -113,6 +114,7 @@ def test_a_scene_says_where_which_digit_is(script, data_dir):
     assert decoder.mean_iou(np.asarray([[0, 1, 1, 1]]), np.asarray([[0, 0, 0, 1]])) == (1 / 3 + 1 / 3) / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["finetune", "decoder"])
 def test_an_example_runs_to_its_end(script, weights, data_dir, tmp_path, monkeypatch, capsys, name):
     example = script(name)

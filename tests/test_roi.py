@@ -97,6 +97,7 @@ def test_a_region_beside_the_map_is_zero_and_so_is_its_gradient(function):
     assert value == 0 and not gradient.any()
 
 
+@pytest.mark.slow
 @both
 def test_half_precision_stays_what_it_is(function):
     features = jax.random.normal(jax.random.key(0), (9, 12, 2), jnp.bfloat16)
@@ -106,6 +107,7 @@ def test_half_precision_stays_what_it_is(function):
     np.testing.assert_array_equal(found, wanted.astype(jnp.bfloat16))
 
 
+@pytest.mark.slow
 @both
 def test_images_in_a_batch_are_as_images_alone(function):
     features, boxes = jax.random.normal(jax.random.key(0), (2, 9, 12, 3)), draw_boxes(0, 2, 18, extent=150)

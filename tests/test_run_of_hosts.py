@@ -96,6 +96,7 @@ def preempted(data_dir, tmp_path_factory):
     return folder / "run", int(steps.pop())
 
 
+@pytest.mark.slow
 def test_one_process_writes_and_the_record_counts_both(finished):
     workdir, outputs = finished
     record = read_record(workdir / "record.json")
@@ -107,6 +108,7 @@ def test_one_process_writes_and_the_record_counts_both(finished):
     assert f"step {STEPS}/{STEPS}" in outputs[0] and "step " not in outputs[1]
 
 
+@pytest.mark.slow
 def test_two_hosts_see_the_same_images_and_the_loss_is_that_of_one(finished, data_dir, tmp_path):
     overrides = {**OVERRIDES, "data.short_sides": (32, 48), "data.data_dir": str(data_dir)}
     train(load_config("imagenet:paper,resnet18", overrides), tmp_path)
@@ -117,6 +119,7 @@ def test_two_hosts_see_the_same_images_and_the_loss_is_that_of_one(finished, dat
     np.testing.assert_allclose(one[1], two[1], rtol=5e-2)
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_stops_both_at_one_step_and_the_run_goes_on_bit_for_bit(
     preempted, finished, data_dir, tmp_path
 ):
@@ -130,6 +133,7 @@ def test_a_signal_to_one_stops_both_at_one_step_and_the_run_goes_on_bit_for_bit(
     assert_same_run(copy, finished[0])
 
 
+@pytest.mark.slow
 def test_another_number_of_hosts_goes_on_with_the_next_image(preempted, finished, data_dir, tmp_path):
     workdir, step = preempted
     copy = shutil.copytree(workdir, tmp_path / "run")
@@ -141,6 +145,7 @@ def test_another_number_of_hosts_goes_on_with_the_next_image(preempted, finished
     np.testing.assert_allclose(one[1], two[1], rtol=5e-2)
 
 
+@pytest.mark.slow
 def test_hosts_that_disagree_do_not_start(data_dir, tmp_path):
     # Divided parameters would be put together of both processes' own.
     changes = ({"seed": 1, **DIVIDED}, {"seed": 2, "data.data_dir": tmp_path / "data", **DIVIDED})
@@ -154,6 +159,7 @@ def test_hosts_that_disagree_do_not_start(data_dir, tmp_path):
     assert not (tmp_path / "run" / "config.json").exists()
 
 
+@pytest.mark.slow
 def test_what_stops_one_host_stops_the_other_with_its_reason(data_dir, tmp_path):
     changes = (DIVIDED, {"data.data_dir": tmp_path / "empty", **DIVIDED})
     hosts = Hosts(tmp_path / "run", data_dir, tmp_path, changes=changes)
@@ -162,6 +168,7 @@ def test_what_stops_one_host_stops_the_other_with_its_reason(data_dir, tmp_path)
         assert "start: ready on process 0; no data set 'colors'" in output and "Traceback" not in output
 
 
+@pytest.mark.slow
 def test_the_others_end_soon_after_a_killed_one_and_say_so(data_dir, tmp_path):
     hosts = Hosts(tmp_path / "run", data_dir, tmp_path)
     hosts.wait_for(tmp_path / "run" / "checkpoints" / "4")

@@ -73,6 +73,7 @@ def last_state(workdir):
     return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(variables)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [3, 4])
 def test_each_seed_ends_as_it_does_alone(seed, together, alone):
     ours, theirs = together[0] / f"seed_{seed}", alone / f"seed_{seed}"
@@ -86,6 +87,7 @@ def test_each_seed_ends_as_it_does_alone(seed, together, alone):
         np.testing.assert_allclose(metrics[name][1], wanted[name][1], rtol=1e-4, err_msg=name)
 
 
+@pytest.mark.slow
 def test_seeds_differ_in_all_that_a_seed_decides(together):
     one, other = (last_state(together[0] / f"seed_{seed}") for seed in (3, 4))
     assert all((one[path] != other[path]).any() for path in one)
@@ -94,6 +96,7 @@ def test_seeds_differ_in_all_that_a_seed_decides(together):
     assert (rates[0][1] != rates[1][1]).any()
 
 
+@pytest.mark.slow
 def test_each_seed_has_a_workdir_and_a_record_as_if_it_had_trained_alone(together, alone):
     workdir, records = together
     assert [record["seed"] for record in records] == [3, 4]
@@ -110,6 +113,7 @@ def test_each_seed_has_a_workdir_and_a_record_as_if_it_had_trained_alone(togethe
     assert train_seeds(Workdir(workdir).read_config(), workdir) == records, "a finished run is not trained again"
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_and_ends_bit_for_bit_like_one_that_was_not(
     config, together, tmp_path, monkeypatch
 ):
@@ -136,6 +140,7 @@ def test_a_run_that_was_stopped_goes_on_and_ends_bit_for_bit_like_one_that_was_n
             np.testing.assert_array_equal(rows[0][name][1], rows[1][name][1])
 
 
+@pytest.mark.slow
 def test_a_seed_that_diverges_ends_all_with_its_step(config, tmp_path):
     with pytest.raises(FloatingPointError, match=r"step \d+: the loss or a gradient is not finite"):
         train_seeds(
@@ -162,6 +167,7 @@ def test_what_several_seeds_cannot_do_is_refused(config, tmp_path, changes, mess
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_what_takes_one_net_says_where_it_is(config, together, tmp_path):
     with pytest.raises(ValueError, match="num_seeds=2: train makes one record; train_seeds trains several seeds"):
         train(config(num_seeds=2), tmp_path / "run")

@@ -84,6 +84,7 @@ def test_a_device_keeps_its_share_only(trained, copied):
     assert bytes_of_a_device(optimizer.params) == bytes_of_a_device(copied.params)
 
 
+@pytest.mark.slow
 def test_what_is_divided_is_divided_within_a_slice(trained):
     """So it is collected on the fast network; across slices only gradients and statistics are added."""
     parts, state, compiled = trained("parameters", train__slices=2)
@@ -94,6 +95,7 @@ def test_what_is_divided_is_divided_within_a_slice(trained):
     assert gathered and {one.devices for one in gathered} == {4}
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_its_checkpoint_bit_for_bit(config, tmp_path):
     whole = train(config(train__sharding="parameters"), tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
@@ -110,6 +112,7 @@ def test_a_run_goes_on_from_its_checkpoint_bit_for_bit(config, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_layout(config, tmp_path):
     train(config(), tmp_path / "copied")
     with pytest.raises(KeyboardInterrupt):

@@ -158,11 +158,13 @@ def check_shares(kind, one, several):
     assert max(lengths) - min(lengths) <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["center", "ten_crop", "multi_scale", "few", "divided", "skip", "after"])
 def test_two_processes_see_half_each_and_have_the_result_of_one(kind, one, two):
     check_shares(kind, one, two)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["center", "few", "after"])
 def test_four_processes_see_a_quarter_each_and_have_the_result_of_one(kind, one, four):
     check_shares(kind, one, four)
@@ -175,6 +177,7 @@ def test_the_kinds_of_tests_differ(one):
     assert one["divided"]["result"] == one["center"]["result"]
 
 
+@pytest.mark.slow
 def test_an_image_that_cannot_be_decoded_stops_all_with_its_name(two, four):
     named = f"data set 'broken', split 'train', example {BROKEN} (image{BROKEN}.jpg): "
     for several, owner in ((two, 1), (four, 2)):
@@ -184,12 +187,14 @@ def test_an_image_that_cannot_be_decoded_stops_all_with_its_name(two, four):
             assert outcome["stop"]["result"].startswith(expected)
 
 
+@pytest.mark.slow
 def test_a_split_in_device_memory_counts_once(one, two):
     for outcome in two:
         result, expected = outcome["resident"]["result"], one["resident"]["result"]
         assert result == pytest.approx(expected, rel=1e-5) and result["count"] == 37
 
 
+@pytest.mark.slow
 def test_a_scorer_gives_all_scores_to_all_processes(one, two):
     for outcome in two:
         np.testing.assert_allclose(outcome["scores"][0], one["scores"][0], rtol=1e-5, atol=1e-6)

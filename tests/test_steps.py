@@ -74,6 +74,7 @@ def assert_same_to_rounding(found, expected):
         np.testing.assert_allclose(leaves[path], leaf, atol=1e-5 * scale, rtol=0, err_msg=str(path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group_size", [None, 8])
 def test_a_step_is_the_same_on_1_2_4_and_8_devices(group_size):
     """Loss, gradients (as momentum), statistics and parameters, to 1e-5 of each array's largest value."""
@@ -366,6 +367,7 @@ def test_an_unknown_loss_is_refused():
         classification(tiny_model(), loss="hinge")
 
 
+@pytest.mark.slow
 def test_a_streamed_step_prepares_its_batch_at_the_state_s_step_and_steps():
     images = np.random.default_rng(0).integers(0, 256, (32, *SHAPE)).astype(np.uint8)
     labels, weights = np.arange(32, dtype=np.int32) % 10, np.array([1] * 30 + [0] * 2, np.float32)

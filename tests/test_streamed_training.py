@@ -69,6 +69,7 @@ def test_a_run_counts_every_image_and_says_what_its_net_expects(finished):
     assert input.mean.shape == (32, 32, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stop", "workers"), [(6, 2), (12, 0)])
 def test_a_stopped_run_goes_on_and_ends_bit_for_bit_like_one_that_was_not(stop, workers, finished, small, tmp_path):
     workdir = tmp_path / "stopped"
@@ -79,6 +80,7 @@ def test_a_stopped_run_goes_on_and_ends_bit_for_bit_like_one_that_was_not(stop, 
     assert_same_run(workdir, finished[0])
 
 
+@pytest.mark.slow
 def test_accumulation_gives_the_parameters_of_the_large_step(small, tmp_path):
     # One step: later ones multiply what rounding leaves.
     train(small(train__duration=1, model__bn_group_size=1), tmp_path / "one")
@@ -100,6 +102,7 @@ def test_images_that_cannot_be_decoded_stop_the_run_or_are_left_out_and_counted(
     assert "train/unreadable" in (tmp_path / "skip" / "metrics.jsonl").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["goyal90", "modern_short", "modern_long"])
 def test_every_recipe_trains(recipe, small, tmp_path):
     changes = {"train__duration": 3, "train__unit": "epochs", "schedule__unit": "percent", "evaluate__every": 3}
@@ -156,6 +159,7 @@ def test_resident_pipeline_refuses_images_of_many_sizes(data_dir, tmp_path):
         train(config, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_run_that_leaves_images_out_ends_with_a_count_and_counts_over_a_stop(small, tmp_path):
     changes = {"data__name": "broken", "data__unreadable": "skip", "data__test_split": "test[4:]"}
     config = small(**changes, evaluate__train_split="train")
@@ -177,6 +181,7 @@ def test_a_run_that_stopped_at_an_unreadable_image_goes_on_without_it(small, tmp
     assert train(small(**changes, data__unreadable="skip"), tmp_path / "run")["steps"] == 12
 
 
+@pytest.mark.slow
 def test_checkpoints_between_evaluations_do_not_hasten_a_plateau(small, tmp_path):
     """The validation error stalls at once: three evaluations without improvement, then the rate falls."""
     changes = {"schedule__patience": 3, "schedule__min_improvement": 0.9, "train__duration": 10, "evaluate__every": 2}

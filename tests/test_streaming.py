@@ -447,6 +447,7 @@ class Large:
         return np.full(2**20, key % 256, np.uint8)
 
 
+@pytest.mark.slow
 def test_closing_leaves_no_process_and_no_shared_memory():
     command = [sys.executable, "-c", READ_AND_CLOSE, str(Path(__file__).parent)]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -454,6 +455,7 @@ def test_closing_leaves_no_process_and_no_shared_memory():
     assert (finished.returncode, finished.stderr) == (0, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("read", [3, 100])
 def test_closing_leaves_no_semaphore_to_chance(read):
     gc.collect()
