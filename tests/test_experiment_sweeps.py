@@ -10,7 +10,10 @@ from resnet_jax.config import check
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 # With `sweep_command`: scales by name.
-SWEEPS = {"shortcuts": ("small", "full", "imagenet"), "blocks": ("small", "full")}
+SWEEPS = {
+    "shortcuts": ("small", "full", "imagenet"),
+    **dict.fromkeys(("blocks", "placement", "regularisation"), ("small", "full")),
+}
 
 
 def runs_of(experiment, scale, data_dir="data"):

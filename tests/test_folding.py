@@ -20,6 +20,7 @@ NETS = {
     "frozen": ("resnet50", {"norm": "frozen"}),
     "scan": ("cifar_resnet20", {"scan": True, "stage_sizes": (1, 3)}),
     "no head": ("cifar_resnet20", {"num_classes": None}),
+    "norm after addition": ("resnet18", {"activation_order": "norm_after_addition"}),
     "pre-activation": ("resnet18", {"activation_order": "pre"}),
     "pre-activation bottleneck, scan, frozen": (
         "resnet50",
@@ -63,6 +64,11 @@ def test_every_normalization_after_a_convolution_is_folded(net):
         # As the net computes it, in float32.
         multiplier = jax.lax.rsqrt(jnp.asarray(variance) + 1e-5)
         assert bool((multiplier == 1).all()) == (layer not in KEPT[model.activation_order]), (block, layer)
+
+
+def test_a_net_without_normalization_has_nothing_to_fold():
+    model, variables = tiny("cifar_resnet20", {"norm": "skipinit"})
+    jax.tree.map(np.testing.assert_array_equal, fold_batch_norm(model, variables), variables)
 
 
 def test_frozen_and_stacked_nets_are_folded_to_the_same_numbers():

@@ -153,6 +153,7 @@ ALL = ("torchvision", "timm", "huggingface")
 OPTIONS = [
     (ALL, "plain18", {}, "has no plain nets"),
     (ALL, "resnet18", {"activation_order": "pre"}, "no nets with activation_order='pre'; only 'post'"),
+    (ALL, "resnet18", {"norm": "none"}, "no nets with norm='none'; only 'batch' and 'frozen'"),
     (ALL, "resnet18", {"shortcut": "A"}, "no nets with shortcut='A'; only 'B'"),
     (ALL, "resnet18", {"shortcut": "C"}, "no nets with shortcut='C'"),
     (ALL, "resnet18", {"pool_padding": "end"}, "no nets with pool_padding='end'"),

@@ -10,6 +10,9 @@ norm="fixup" (Zhang, Dauphin and Ma 2019, "Fixup initialization"): a branch's la
 first, its other layers He's times L^(-1/(2m - 2)); one trained number, 0 at first, is added before each convolution,
 ReLU and the classifier, and one, 1 at first, multiplies each branch. Of the stem's convolution alone there is none
 before it, where images are normalised, and a projection shares that of the branch's first layer.
+
+Their signals have the scale of the images: `data.normalization=channel_mean_std` gives pixels the deviation of 1 that
+the initialisation is made for, where "pixel_mean" leaves that of 8-bit numbers, and every gradient too large.
 """
 
 import math
