@@ -225,8 +225,7 @@ def test_the_noise_scale_of_a_quadratic_is_the_variance_of_its_data_by_the_dista
         return jnp.square(params[None] - images + offset).sum(-1).mean() / 2
 
     params, offset = 0.5 * jnp.ones(400), 1.0
-    square = float(jnp.square(jax.grad(loss)(params, offset, data, jnp.zeros(256))).sum())
-    found = make_noise_scale(loss, parts=8)(square, params, offset, data, jnp.zeros(256))
+    found = make_noise_scale(loss, parts=8)(params, offset, data, jnp.zeros(256))
     # Of 400 numbers with variance 4 each, and 7 degrees of freedom: a standard deviation of 3 %.
     assert found.trace == pytest.approx(1600, rel=0.1)
     assert found.square == pytest.approx(400 * 1.5**2, rel=0.1)
@@ -242,7 +241,7 @@ def test_what_cannot_be_estimated_is_refused():
     with pytest.raises(ValueError, match="parts=1: must be at least 2"):
         make_noise_scale(make_loss(tiny()), parts=1)
     with pytest.raises(ValueError, match="8 images do not split into 3 parts"):
-        make_noise_scale(make_loss(tiny()), parts=3)(1.0, {}, {}, *batch())
+        make_noise_scale(make_loss(tiny()), parts=3)({}, {}, *batch())
     with pytest.raises(ValueError, match="steps=0: must be at least 1"):
         make_curvature(make_loss(tiny()), steps=0)
     with pytest.raises(ValueError, match="steps=0: must be at least 1"):
