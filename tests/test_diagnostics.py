@@ -122,8 +122,8 @@ def symmetric(eigenvalues):
 
 @pytest.mark.parametrize(
     ("eigenvalues", "steps", "expected"),
-    [(np.linspace(-7, 3, 20), 20, (-7, 3)), ([-5, -4, -3, -2], 12, (-5, -2)), ([2.0] * 6, 5, (2, 2))],
-    ids=["indefinite", "all negative, more steps than numbers", "one number"],
+    [(np.linspace(-7, 3, 20), 20, (-7, 3)), ([-5, -4, -3, -2], 12, (-5, -2)), ([-3.0], 2, (-3, -3))],
+    ids=["indefinite", "all negative, more steps than numbers", "one number, two steps"],
 )
 def test_lanczos_finds_both_ends_of_a_spectrum(eigenvalues, steps, expected):
     matrix = symmetric(eigenvalues)
