@@ -168,14 +168,15 @@ def test_a_map_to_nothing_has_the_singular_value_0():
 # Curvature
 
 
-def test_the_ends_of_the_hessians_spectrum_are_those_of_the_dense_matrix():
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_ends_of_the_hessians_spectrum_are_those_of_the_dense_matrix(sign):
     random = np.random.default_rng(0)
     inputs, targets, first, second = (
         jnp.asarray(random.normal(size=s), jnp.float32) for s in ((9, 3), (9,), (3, 5), (5,))
     )
 
     def loss(params, inputs, targets):
-        return jnp.square(jnp.tanh(inputs @ params["first"]) @ params["second"] - targets).mean()
+        return sign * jnp.square(jnp.tanh(inputs @ params["first"]) @ params["second"] - targets).mean()
 
     params = {"first": first, "second": second}
     flat, unflatten = ravel_pytree(params)
