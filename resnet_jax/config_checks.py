@@ -220,8 +220,8 @@ def _check_splits(values: Mapping[str, Any]) -> None:
             )
 
 
-# Parts of the images for the noise scale, where batch normalization is not over groups.
-_NOISE_PARTS = 8
+# Of the images, whose gradients the noise scale compares; where batch normalization is over groups, each is one.
+NOISE_PARTS = 4
 
 
 def _check_diagnostics(values: Mapping[str, Any]) -> None:
@@ -233,8 +233,8 @@ def _check_diagnostics(values: Mapping[str, Any]) -> None:
         return
     if group is not None and images % group:
         raise ValueError(f"diagnostics.images={images}: must be a multiple of model.bn_group_size={group}")
-    if curvature and images % (_NOISE_PARTS if group is None else 2 * group):
-        least = f"{_NOISE_PARTS}" if group is None else f"2 x model.bn_group_size={group}"
+    if curvature and images % (NOISE_PARTS if group is None else 2 * group):
+        least = f"{NOISE_PARTS}" if group is None else f"2 x model.bn_group_size={group}"
         raise ValueError(
             f"diagnostics.images={images}: must be a multiple of {least} with diagnostics.curvature=True, whose noise "
             "scale compares the gradients of parts"

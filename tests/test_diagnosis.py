@@ -175,8 +175,8 @@ def test_streamed_images_are_looked_at_as_in_a_test(tmp_path):
             "diagnostics.images=24: must be a multiple of model.bn_group_size=16",
         ),
         (
-            {**DIAGNOSED, "diagnostics.images": 20, "diagnostics.curvature": True},
-            "diagnostics.images=20: must be a multiple of 8 with diagnostics.curvature=True",
+            {**DIAGNOSED, "diagnostics.images": 18, "diagnostics.curvature": True},
+            "diagnostics.images=18: must be a multiple of 4 with diagnostics.curvature=True",
         ),
         (
             {**DIAGNOSED, "model.bn_group_size": 32, "diagnostics.curvature": True},

@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--data_dir", help="folder of TFDS data sets")
     flags = parser.parse_args()
     scale = SCALES[flags.scale]
+    experiment = HERE if flags.scale == "small" else HERE / flags.scale
     common = {"num_seeds": flags.seeds, "data.data_dir": flags.data_dir, "diagnostics.curvature": True}
     first_seeds = []
     for variant in scale.variants:
@@ -68,11 +69,11 @@ def main() -> None:
         records = train_seeds(config, workdir.path)
         folders = [workdir.of_seed(record["seed"]) if len(records) > 1 else workdir for record in records]
         for record, folder in zip(records, folders, strict=True):
-            folder.publish(HERE, f"{variant}_seed{record['seed']}")
+            folder.publish(experiment, f"{variant}_seed{record['seed']}")
         first_seeds.append(folders[0].path)
-    measure_all(first_seeds, HERE / "landscape.json", points=scale.points)
-    draw(HERE / "landscape.json", HERE / "landscape.png")
-    write_costs(HERE)
+    measure_all(first_seeds, experiment / "landscape.json", points=scale.points)
+    draw(experiment / "landscape.json", experiment / "landscape.png")
+    write_costs(experiment)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from resnet_jax.models.resnet import ResNet
 
 # (the part's variables, its input) -> its output, and by 3x3 layer the mean and variance of its responses over
 # positions, [n, c] each.
-Part = Callable[[dict, Any], tuple[Array, "OrderedDict[str, tuple[Any, Any]]"]]
+Part = Callable[[dict, Any], tuple[Any, OrderedDict[str, tuple[Any, Any]]]]
 
 
 # Kept, as is what is compiled: a net that trains is looked at again and again.

@@ -24,9 +24,9 @@ _OF_STAGES = (
 )
 _OF_NETS = (
     ("loss", "loss", "linear"),
-    ("hessian_largest", "largest Hessian eigenvalue", "symlog"),
+    ("hessian_largest", "largest Hessian eigenvalue", "linear"),
     # The mean over seeds of numerator and denominator, each without bias, and then their ratio.
-    ("noise_scale", "noise scale, examples", "symlog"),
+    ("noise_scale", "noise scale, examples", "log"),
 )
 _NOISE = ("noise_trace", "noise_square")
 
@@ -117,7 +117,8 @@ def _draw(axes: Axes, nets: Sequence[tuple[str, _Means]], name: str, label: str,
             # One point makes no line.
             marker = "o" if len(means[name][0]) == 1 else None
             axes.plot(*means[name], linewidth=1.4, marker=marker, **styles[model])
-    axes.set_yscale(scale)
+    # What is not positive, as a noise scale may be where noise is all there is, is a gap.
+    axes.set_yscale(scale, **({"nonpositive": "mask"} if scale == "log" else {}))
     axes.set_title(label, fontsize="medium")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.tick_params(labelbottom=True)

@@ -1,6 +1,6 @@
 """The ends of the spectrum of a loss's Hessian, from products with vectors: the matrix is never formed."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -36,7 +36,7 @@ def make_curvature(
     steps: int = 10,
     seed: int = 0,
     sharding: jax.sharding.Sharding | None = None,
-    compiler_options: Mapping[str, Any] | None = None,
+    compiler_options: dict[str, Any] | None = None,
 ) -> Callable[..., Extremes]:
     """Returns the function (params, *batch) -> `Extremes` of the loss's Hessian.
 

@@ -9,6 +9,7 @@ import jax
 import optax
 from jax.sharding import Mesh
 
+from resnet_jax.config_checks import NOISE_PARTS
 from resnet_jax.diagnostics.activations import activations
 from resnet_jax.diagnostics.curvature import make_curvature
 from resnet_jax.diagnostics.gradients import QUANTILES, spread_by_stage
@@ -23,9 +24,6 @@ from resnet_jax.models.stacking import unstack_blocks
 from resnet_jax.parts import Parts
 from resnet_jax.training.schedules import Schedule
 from resnet_jax.training.state import TrainState
-
-# Where batch normalization takes the whole batch.
-_SMALL_BATCHES = 8
 
 Diagnose = Callable[[TrainState], dict[str, float]]
 
@@ -65,12 +63,12 @@ def make_diagnosis(parts: Parts, compiler_options: Mapping[str, Any]) -> Diagnos
 
     def diagnose(state: TrainState) -> dict[str, float]:
         state = collected(state, mesh)
-        found, square = jax.device_get(step(state, images, labels))
+        found = jax.device_get(step(state, images, labels))
         variables = unrolled(state.variables)
         found |= _named_activations(activations(parts.model, variables, images))
         if costly is not None:
             begun = time.perf_counter()
-            found |= costly(state, variables, float(square), images, labels)
+            found |= costly(state, variables, images, labels)
             found["curvature_seconds"] = time.perf_counter() - begun
         return {f"diagnostics/{name}": float(value) for name, value in found.items()}
 
@@ -84,21 +82,20 @@ def _make_step(
     mesh: Mesh,
     compiler_options: Mapping[str, Any],
 ) -> Callable:
-    """(state, images, labels) -> what one gradient says, by name, and its squared norm."""
+    """(state, images, labels) -> what one gradient says, by name."""
 
     @partial(jax.jit, out_shardings=replicated(mesh), compiler_options=dict(compiler_options))
     def step(state: TrainState, images, labels):
         value, gradients = jax.value_and_grad(loss)(state.params, state.batch_stats, images, labels)
         directions, _ = optimizer.update(gradients, state.opt_state, state.params)
         rate = schedule.learning_rate(state.schedule_state, state.step)
-        norm = optax.tree.norm(gradients)
-        found = {"loss": value, "gradient_norm": norm}
+        found = {"loss": value, "gradient_norm": optax.tree.norm(gradients)}
         for stage, spread in spread_by_stage(gradients).items():
             found |= {f"gradient_norm/{stage}": spread.norm, f"gradient_zeros/{stage}": spread.zeros}
             for quantile, size in zip(QUANTILES, spread.quantiles, strict=True):
                 found[f"gradient_p{100 * quantile:.0f}/{stage}"] = size
         ratios = ratio_by_stage(state.params, optax.tree.scale(rate, directions))
-        return found | {f"update_ratio/{stage}": ratio for stage, ratio in ratios.items()}, norm**2
+        return found | {f"update_ratio/{stage}": ratio for stage, ratio in ratios.items()}
 
     return step
 
@@ -119,16 +116,16 @@ def _named_activations(found: Any) -> dict[str, float]:
 
 def _make_costly(parts: Parts, loss: Loss, compiler_options: Mapping[str, Any]) -> Callable[..., dict[str, float]]:
     options = dict(compiler_options)
-    curvature = make_curvature(loss, sharding=replicated(parts.mesh), compiler_options=options)
-    # With groups the small batches are groups: all gradients are then of the same statistics.
+    everywhere = replicated(parts.mesh)
+    curvature = make_curvature(loss, sharding=everywhere, compiler_options=options)
     group = parts.config.model.bn_group_size
-    small_batches = parts.config.diagnostics.images // group if group else _SMALL_BATCHES
-    noise = make_noise_scale(loss, parts=small_batches, compiler_options=options)
+    noise_parts = parts.config.diagnostics.images // group if group else NOISE_PARTS
+    noise = make_noise_scale(loss, parts=noise_parts, sharding=everywhere, compiler_options=options)
 
-    def costly(state: TrainState, variables: dict, square: float, *batch: Any) -> dict[str, float]:
+    def costly(state: TrainState, variables: dict, *batch: Any) -> dict[str, float]:
         values = layer_singular_values(parts.model, variables, parts.input.image_shape)
         extremes = curvature(state.params, state.batch_stats, *batch)
-        scale = noise(square, state.params, state.batch_stats, *batch)
+        scale = noise(state.params, state.batch_stats, *batch)
         return {
             **{f"singular_value/{stage}": value for stage, value in largest_by_stage(values).items()},
             "hessian_largest": extremes.largest,

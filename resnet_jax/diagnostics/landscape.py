@@ -5,7 +5,7 @@ normalization computes the same when a filter is scaled, so a random direction i
 of the weights; else nets with large weights would look flat.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -45,7 +45,7 @@ def between(start: Any, end: Any) -> Any:
 
 
 def make_landscape(
-    loss: Callable[..., Array], *, compiler_options: Mapping[str, Any] | None = None
+    loss: Callable[..., Array], *, compiler_options: dict[str, Any] | None = None
 ) -> Callable[..., Float[np.ndarray, "rows columns"]]:
     """Returns the function (params, directions, positions, *batch) -> losses [rows, columns].
 

@@ -3,7 +3,7 @@
 McCandlish, Kaplan, Amodei et al. 2018, "An Empirical Model of Large-Batch Training", section 2.2 and appendix A.1.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -45,17 +45,23 @@ def noise_scale(small_square: float, large_square: float, *, small: int, large: 
 
 
 def make_noise_scale(
-    loss: Callable[..., Array], *, parts: int, compiler_options: Mapping[str, Any] | None = None
+    loss: Callable[..., Array],
+    *,
+    parts: int,
+    sharding: jax.sharding.Sharding | None = None,
+    compiler_options: dict[str, Any] | None = None,
 ) -> Callable[..., NoiseScale]:
-    """Returns the function (large_square, params, batch_stats, images, labels) -> `NoiseScale`.
+    """Returns the function (params, batch_stats, images, labels) -> `NoiseScale`.
 
-    The images are the large batch, whose gradient's squared norm is given; parts of them, one after the other, the
-    small ones. With batch normalization over the whole batch a part has statistics of its own, as a training batch of
-    that size would; with groups all batches have the same, where a part is made of whole groups.
+    Parts of the images, one after the other, are the small batches, and the mean of their gradients is that of the
+    large one. So with batch normalization all gradients are of statistics of groups of one size, a part's or
+    `bn_group_size`; else those of large and small batches would be of different functions, whose difference is no
+    noise.
 
     Args:
       loss: see `make_loss`.
       parts: that the images are cut into, all of one size.
+      sharding: of the parameters on several devices, each of which has all of them.
       compiler_options: XLA's.
 
     Raises:
@@ -64,18 +70,25 @@ def make_noise_scale(
     if parts < 2:
         raise ValueError(f"parts={parts}: must be at least 2")
 
-    def square(part, params, batch_stats, images, labels):
+    def add(part, total, params, batch_stats, images, labels):
         size = labels.shape[0] // parts
         own = (jax.lax.dynamic_slice_in_dim(array, part * size, size) for array in (images, labels))
-        return optax.tree.norm(jax.grad(loss)(params, batch_stats, *own), squared=True)
+        gradients = jax.grad(loss)(params, batch_stats, *own)
+        total = optax.tree.add(total, gradients)
+        return total, optax.tree.norm(gradients, squared=True), optax.tree.norm(total, squared=True)
 
-    of_part = jax.jit(square, compiler_options=dict(compiler_options or {}))
+    add_part = jax.jit(add, out_shardings=sharding, compiler_options=compiler_options)
+    zeros = jax.jit(optax.tree.zeros_like, out_shardings=sharding)
 
-    def estimate(large_square: float, params: Any, batch_stats: Any, images: Array, labels: Array) -> NoiseScale:
+    def estimate(params: Any, batch_stats: Any, images: Array, labels: Array) -> NoiseScale:
         large = labels.shape[0]
         if large % parts:
             raise ValueError(f"{large} images do not split into {parts} parts of one size")
-        squares = jax.device_get([of_part(part, params, batch_stats, images, labels) for part in range(parts)])
-        return noise_scale(float(sum(squares)) / parts, large_square, small=large // parts, large=large)
+        total, squares, of_total = zeros(params), [], None
+        for part in range(parts):
+            total, square, of_total = add_part(part, total, params, batch_stats, images, labels)
+            squares.append(square)
+        *squares, of_total = map(float, jax.device_get([*squares, of_total]))
+        return noise_scale(sum(squares) / parts, of_total / parts**2, small=large // parts, large=large)
 
     return estimate

@@ -11,11 +11,11 @@ START_PARTS = ("imports", "devices", "data", "initialization", "compilation", "f
 class StartTimes:
     """A clock that is read at the end of each part of a start; the parts add up to the whole.
 
-    `imports`: from the start of the process until the run is called, which is Python, its imports, the config and,
-    of several hosts, until all have joined; 0 of a run that is called from Python, which may have done anything before.
+    `imports`: from the start of the process until the run is called, which is Python, its imports, the config and, of
+    several hosts, until all have joined; 0 of a run that is called from Python, which may have done anything before.
     `devices`: until jax has them. `data`: what is read before step 1. `initialization`: parameters, optimizer, an
-    earlier checkpoint, and what processes agree on. `compilation`: of the first call of the devices, its tracing
-    included. `first_steps`: of that call, until its results are there.
+    earlier checkpoint, what processes agree on, and a diagnosis before step 1. `compilation`: of the first call of the
+    devices, its tracing included. `first_steps`: of that call, until its results are there.
     """
 
     def __init__(self, begun: float | None = None):
