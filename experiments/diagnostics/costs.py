@@ -16,9 +16,12 @@ HEADER = (
 
 
 def write_costs(folder: Path) -> None:
-    """Replaces what stands between the two marks of the folder's README.md by the table."""
+    """Prints the table, and puts it between the two marks of the folder's README.md, if it has one."""
     rows = [_row(path) for path in sorted((folder / "records").glob("*_seed0.json"), key=_by_net)]
+    print("\n".join([*HEADER, *rows]))
     readme = folder / "README.md"
+    if not readme.is_file():
+        return
     before, _, rest = readme.read_text().partition(BEGIN)
     after = rest.partition(END)[2]
     readme.write_text(f"{before}{BEGIN}\n" + "\n".join([*HEADER, *rows]) + f"\n{END}{after}")
