@@ -18,7 +18,8 @@ Runs = Mapping[str, ConfigDict]
 def sweep(runs: Runs, *, workdir: Path, experiment: Path, minutes: float | int = math.inf) -> bool:
     """Trains each config and stores its record and metrics with the experiment.
 
-    A run that has its record is finished and is not trained again; one that was stopped goes on, see `train`.
+    A run that has its record is finished and is not trained again; one that was stopped goes on, see `train`. Where one
+    fails, its exception ends the sweep, and those before it have their records.
 
     Args:
       runs: by name.
@@ -28,9 +29,6 @@ def sweep(runs: Runs, *, workdir: Path, experiment: Path, minutes: float | int =
 
     Returns:
       Whether all are finished.
-
-    Raises:
-      As `train`, where a run fails; those before it have their records.
     """
     begun, longest, first = time.monotonic(), 0.0, True
     for name, config in runs.items():
