@@ -34,7 +34,7 @@ def create_model(name: str, **options) -> ResNet:
       >>> create_model("cifar_resnet21")
       Traceback (most recent call last):
       ...
-      ValueError: cifar_resnet21: a CIFAR net has 6n + 2 layers; the nearest depths are 20 and 26
+      ValueError: cifar_resnet21: a CIFAR net of basic blocks has 6n + 2 layers; the nearest depths are 20 and 26
     """
     dtype = options.get("dtype")
     if dtype is not None and not isinstance(dtype, str):
