@@ -130,7 +130,7 @@ class ResNet(nn.Module):
             norm = filled_norm(norm, fill)
         x = self.make_stem(norm, fill)(fill(jnp.asarray(images)))
         features = {"stem": x}
-        branch_weights = self._branch_weights(len(x), train=train)
+        branch_weights = self._branch_weights(x, train=train)
         for stage, size in enumerate(self.stage_sizes, 1):
             x = self.apply_stage(x, stage, size, norm, branch_weights[stage - 1])
             features[f"stage{stage}"] = fill(x)
@@ -225,12 +225,12 @@ class ResNet(nn.Module):
         )
 
     @nn.nowrap
-    def _branch_weights(self, images: int, *, train: bool) -> list[Array] | list[None]:
-        """By stage, what the branch of each block and image is multiplied by, [blocks, n]; None where it is 1."""
+    def _branch_weights(self, x: Float[Array, "n h w c"], *, train: bool) -> list[Array] | list[None]:
+        """By stage, what the branch of each block and image of x is multiplied by, [blocks, n]; None where it is 1."""
         if not (train and self.stochastic_depth):
             return [None] * len(self.stage_sizes)
         key, blocks = self.make_rng("dropout"), sum(self.stage_sizes)
-        drawn = draw_branch_weights(key, blocks=blocks, images=images, drop_rate=self.stochastic_depth)
+        drawn = draw_branch_weights(key, blocks=blocks, images=len(x), drop_rate=self.stochastic_depth)
         return jnp.split(drawn, np.cumsum(self.stage_sizes)[:-1])
 
 
