@@ -110,7 +110,8 @@ def draw(workdir: Path) -> None:
             image, detected.boxes[sure], labels=detected.labels[sure], scores=detected.scores[sure], class_names=names
         )
         pictures += [(f"{example.name}: ground truth", truth), (f"{int(np.sum(sure))} detections above 0.5", ours)]
-    contact_sheet(pictures, columns=2).save(HERE / "detections.png", optimize=True)
+    # Of few colours, and so of half a megabyte.
+    contact_sheet(pictures, columns=2).quantize(dither=Image.Dither.NONE).save(HERE / "detections.png", optimize=True)
 
 
 if __name__ == "__main__":

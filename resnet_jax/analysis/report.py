@@ -140,7 +140,10 @@ def _net(record: dict[str, Any]) -> str:
 def _detector(record: dict[str, Any]) -> str:
     """The net and how it was trained."""
     c = record["config"]["detector"]
-    trained = "four steps" if c["start_from"] else "from scratch" if c["weights"] is None else "pretrained"
+    if c["start_from"]:
+        trained = "from other classes" if c.get("new_classes") else "four steps"
+    else:
+        trained = "from scratch" if c["weights"] is None else "pretrained"
     return f"{record['model']}, {trained}" + (", context" if c["context"] else "")
 
 
