@@ -113,9 +113,7 @@ def measure(name: str, changes: Mapping[str, Any], device: Any, steps: int) -> d
         parts = detection_parts.build(config)
         row: dict[str, Any] = {"batch_size": images, "dtype": config.model.dtype}
         row |= {"image_size": [config.data.short_side, config.data.long_side], "regions": config.sampling.regions}
-        state = jax.eval_shape(parts.initial_state) if steps == 0 else parts.initial_state()
-        progress = parts.initial_progress()
-        arguments = (state, progress, *parts.feed.arguments(0))
+        arguments = (parts.initial_state(), parts.initial_progress(), *parts.feed.arguments(0))
         begun = time.perf_counter()
         if steps == 0:
             arguments = jax.tree.map(lambda leaf: abstract(leaf, device), arguments)
