@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
+import optax
 from jax.sharding import Mesh
 
 from resnet_jax import config as configs
@@ -97,19 +98,26 @@ def build(config: Any) -> Parts:
         schedule=build_schedule(config),
         splits={name: source for name, source in sources.items() if name != "train" or config.evaluate.train},
         feed=_feed(config, train, input, mesh, proposer),
-        make_call=lambda steps: make_streamed_step(
-            build_update(
-                config,
-                detection(detector, sampling_of(config), seed=config.seed, trains=config.detector.trains),
-                optimizer,
-                mesh,
-                seed=config.seed,
-            ),
-            _prepare(config, input, proposer),
-            mesh,
-            sharding=config.train.sharding,
-        ),
+        make_call=build_calls(config, detector, optimizer, input, mesh, proposer),
         steps_per_call=1,
+    )
+
+
+def build_calls(
+    config: Any,
+    detector: FasterRcnn,
+    optimizer: optax.GradientTransformation,
+    input: InputDescription,
+    mesh: Mesh,
+    proposer: TrainedDetector | None = None,
+) -> Callable[[int], Any]:
+    """(updates per call) -> the jitted call, see `Parts.make_call`, for devices that need not be here; one update."""
+    objective = detection(detector, sampling_of(config), seed=config.seed, trains=config.detector.trains)
+    return lambda steps: make_streamed_step(
+        build_update(config, objective, optimizer, mesh, seed=config.seed),
+        _prepare(config, input, proposer),
+        mesh,
+        sharding=config.train.sharding,
     )
 
 

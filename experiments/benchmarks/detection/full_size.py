@@ -29,7 +29,7 @@ from resnet_jax.config_files import load_config
 from resnet_jax.detection import parts as detection_parts
 from resnet_jax.detection.evaluator import make_finder
 from resnet_jax.detection.from_config import framing_of, protocol_of
-from resnet_jax.distributed import data_mesh
+from resnet_jax.distributed import data_mesh, replicated
 from resnet_jax.environment import environment
 from resnet_jax.parts import Parts
 from resnet_jax.training.determinism import compiler_options
@@ -115,13 +115,13 @@ def measure(name: str, changes: Mapping[str, Any], device: Any, steps: int) -> d
         row |= {"image_size": [config.data.short_side, config.data.long_side], "regions": config.sampling.regions}
         arguments = (parts.initial_state(), parts.initial_progress(), *parts.feed.arguments(0))
         begun = time.perf_counter()
+        call = parts.make_call(1)
         if steps == 0:
-            arguments = jax.tree.map(lambda leaf: abstract(leaf, device), arguments)
-        lowered = (
-            parts.make_call(1)
-            .trace(*arguments)
-            .lower(lowering_platforms=("cuda" if device.platform in ("gpu", "cuda") else device.platform,))
-        )
+            mesh = Mesh(np.array([device]), ("data",))
+            arguments = jax.tree.map(lambda leaf: abstract(leaf, mesh), arguments)
+            call = detection_parts.build_calls(parts.config, parts.model, parts.optimizer, parts.input, mesh)(1)
+        platform = "cuda" if device.platform in ("gpu", "cuda") else device.platform
+        lowered = call.trace(*arguments).lower(lowering_platforms=(platform,))
         # A GPU that is here would tune kernels for itself.
         options = compiler_options(config.train.determinism) if steps else {"xla_gpu_autotune_level": 0}
         compiled = lowered.compile(options)
@@ -132,10 +132,9 @@ def measure(name: str, changes: Mapping[str, Any], device: Any, steps: int) -> d
         return row
 
 
-def abstract(leaf: Any, device: Any) -> jax.ShapeDtypeStruct:
-    """The shape of an array on a device that need not be here."""
-    sharding = jax.sharding.NamedSharding(Mesh(np.array([device]), ("data",)), jax.sharding.PartitionSpec())
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+def abstract(leaf: Any, mesh: Mesh) -> jax.ShapeDtypeStruct:
+    """The shape of an array on devices that need not be here."""
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh))
 
 
 def run(compiled: Any, arguments: tuple, steps: int, images: int) -> dict[str, Any]:
