@@ -83,3 +83,10 @@ def test_seconds_are_of_an_image_of_the_batch_that_was_asked_for(full_size, monk
     changes |= {"data.long_side": "64", "detector.roi_size": "4"}
     row = full_size.measure("small", changes, jax.devices()[0], 1)
     assert row["batch_size"] == told["images"] == 16
+
+
+def test_the_readme_has_the_records_table():
+    with experiment_modules(FOLDER / "detection") as load:
+        tables, text = load("tables"), (FOLDER / "detection" / "README.md").read_text()
+        assert tables.with_table(text) == text
+        assert tables.table().count("| paper_coco_resnet101 |") == 2
