@@ -72,7 +72,9 @@ def plot_panels(panels: Mapping[str, Sequence[tuple[str, Curves]]], output: str 
     if not everything:
         raise ValueError("there is no run to plot")
     # A Figure of its own canvas: pyplot would keep the figure, and choose a display the machine may not have.
-    size = (7.2 if len(panels) == 1 else 5.6 * len(panels), 5.6)
+    # A long legend stands below the axes, which keep their height.
+    lines = max(sum(len(by_name) for _, by_name in runs) for runs in panels.values())
+    size = (7.2 if len(panels) == 1 else 5.6 * len(panels), 5.6 + 0.2 * max(0, lines - 6))
     figure = Figure(figsize=size, dpi=160, layout="constrained")
     all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (title, runs) in zip(all_axes, panels.items(), strict=True):
