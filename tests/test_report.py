@@ -144,5 +144,5 @@ def test_costs_stand_beside_the_net_that_they_were_measured_of(tmp_path):
     header, _, without, with_costs = cells(report(tmp_path))
     place = header.index("multiply-adds, M")
     assert header[place + 1 : place + 4] == ["ms a step", "ms a test image", "planned MB"]
-    assert with_costs[place : place + 4] == ["40.8", "320.0", "2.0", "65.0"]
+    assert with_costs[place : place + 4] == ["40.8", "320", "2.00", "65.0"]
     assert without[place : place + 4] == [""] * 4

@@ -33,5 +33,6 @@ def cells_of(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> tu
             train, test = row["train"], row["test"]
             milliseconds = (1e3 * train["batch_seconds"]["median"], 1e3 / test["images_per_second"])
             numbers = (row["multiply_adds"] / 1e6, *milliseconds, train["planned_bytes"] / 1e6)
-            return tuple(f"{number:,.1f}" if number < 1e3 else f"{number:,.0f}" for number in numbers)
+            # Three digits, or all of a whole number.
+            return tuple(f"{number:,.{max(0, 2 - len(str(int(number))) + 1)}f}" for number in numbers)
     return ("",) * len(COLUMNS)
