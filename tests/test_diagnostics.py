@@ -106,8 +106,9 @@ def test_activations_are_those_of_the_net_by_batch_statistics():
 
 def test_pre_activation_nets_have_no_responses_and_frozen_ones_are_measured_too():
     images, _ = batch()
-    net = tiny(activation_order="pre")
-    assert activations(net, random_variables(net, IMAGE, train=False), images).responses == {}
+    for order in ("pre", "norm_after_addition"):
+        net = tiny(activation_order=order)
+        assert activations(net, random_variables(net, IMAGE, train=False), images).responses == {}
     net = tiny(norm="frozen")
     assert len(activations(net, random_variables(net, IMAGE, train=False), images).responses) == 3
 

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from resnet_jax import load_config, train
-from resnet_jax.workdir import Workdir
+from resnet_jax import load_config
+from resnet_jax.sweep import sweep
 
 HERE = Path(__file__).parent
 # Half the quick start's epochs: enough to see who trains and who does not.
@@ -17,12 +17,12 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, required=True, help="folder for the runs")
     parser.add_argument("--seeds", type=int, default=3)
     flags = parser.parse_args()
-    for variant in VARIANTS:
-        for seed in range(flags.seeds):
-            name = f"{variant}_seed{seed}"
-            workdir = flags.workdir / name
-            train(load_config(f"digits:{variant}", {**OVERRIDES, "seed": seed}), workdir)
-            Workdir(workdir).publish(HERE, name)
+    runs = {
+        f"{variant}_seed{seed}": load_config(f"digits:{variant}", {**OVERRIDES, "seed": seed})
+        for variant in VARIANTS
+        for seed in range(flags.seeds)
+    }
+    sweep(runs, workdir=flags.workdir, experiment=HERE)
 
 
 if __name__ == "__main__":

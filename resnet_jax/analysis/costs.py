@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from resnet_jax.analysis.differences import value_of
 from resnet_jax.config_keys import KEYS
 
 FILE = "costs.json"
@@ -15,8 +16,7 @@ _OF_NET = tuple(key for key in KEYS if key.startswith("model."))
 
 def net_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a config says of its net and of the images of a step: what a cost belongs to."""
-    own = {key: config["model"].get(key.removeprefix("model."), KEYS[key].default) for key in _OF_NET}
-    return {**own, "data.name": config["data"]["name"], "train.batch_size": config["train"]["batch_size"]}
+    return {key: value_of(config, key) for key in (*_OF_NET, "data.name", "train.batch_size")}
 
 
 def read_costs(folder: Path) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """Training curves, drawn as in the paper's Figure 6: error in % against steps."""
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -96,6 +97,16 @@ def error_curves(path: str | os.PathLike) -> Curves:
     if not curves:
         raise ValueError(f"{path} holds none of {', '.join(wanted)} to plot, only {sorted(found)}")
     return curves
+
+
+def mean_curves(runs: Sequence[Curves]) -> Curves:
+    """The mean over runs of one config, of the curves and at the steps that all of them have."""
+    mean = {}
+    for name in set.intersection(*(set(curves) for curves in runs)):
+        steps = functools.reduce(np.intersect1d, (curves[name][0] for curves in runs))
+        values = [curves[name][1][np.isin(curves[name][0], steps)] for curves in runs]
+        mean[name] = (steps, np.mean(values, axis=0))
+    return mean
 
 
 def _draw_run(axes: Axes, label: str, curves: Curves, *, colour: str) -> None:

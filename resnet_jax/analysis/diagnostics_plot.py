@@ -1,6 +1,5 @@
 """What the diagnoses of an experiment's runs found over the steps: plain nets dashed, residual ones solid."""
 
-import functools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from resnet_jax import records
+from resnet_jax.analysis.curves import Curves, mean_curves
 
 _PREFIX = "diagnostics/"
 # Of each stage: the name in metrics.jsonl, the axis's label, and its scale.
@@ -29,9 +29,6 @@ _OF_NETS = (
     ("noise_scale", "noise scale, examples", "log"),
 )
 _NOISE = ("noise_trace", "noise_square")
-
-# By name: the steps, and the mean over the runs at each.
-_Means = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def plot_diagnostics(groups: Sequence[Sequence[tuple[Path, Mapping[str, Any]]]], output: Path) -> Path | None:
@@ -79,7 +76,7 @@ def plot_diagnostics(groups: Sequence[Sequence[tuple[Path, Mapping[str, Any]]]],
     return output
 
 
-def _means(paths: Sequence[Path]) -> _Means:
+def _means(paths: Sequence[Path]) -> Curves:
     runs = [
         {
             name.removeprefix(_PREFIX): curve
@@ -89,10 +86,7 @@ def _means(paths: Sequence[Path]) -> _Means:
         for path in paths
         if path.is_file()
     ]
-    means: _Means = {}
-    for name in set.intersection(*map(set, runs)) if runs else ():
-        steps = functools.reduce(np.intersect1d, (run[name][0] for run in runs))
-        means[name] = steps, np.mean([run[name][1][np.isin(run[name][0], steps)] for run in runs], axis=0)
+    means = mean_curves(runs) if runs else {}
     if set(_NOISE) <= set(means):
         (steps, trace), (_, square) = (means[name] for name in _NOISE)
         means["noise_scale"] = steps, np.divide(trace, square, out=np.full(len(steps), np.nan), where=square != 0)
@@ -110,7 +104,7 @@ def _styles(models: Sequence[str]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _draw(axes: Axes, nets: Sequence[tuple[str, _Means]], name: str, label: str, scale: str) -> None:
+def _draw(axes: Axes, nets: Sequence[tuple[str, Curves]], name: str, label: str, scale: str) -> None:
     styles = _styles([model for model, _ in nets])
     for model, means in nets:
         if name in means:

@@ -1,6 +1,5 @@
 """An experiment's table and figure, made from its stored records and nothing else."""
 
-import functools
 import json
 import os
 import re
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from resnet_jax.analysis import costs, differences
-from resnet_jax.analysis.curves import Curves, error_curves, plot_panels
+from resnet_jax.analysis.curves import Curves, error_curves, mean_curves, plot_panels
 from resnet_jax.analysis.diagnostics_plot import plot_diagnostics
 from resnet_jax.records import read_record
 from resnet_jax.workdir import Workdir
@@ -191,16 +190,6 @@ def _plot(groups: list[_Runs], output: Path) -> None:
             label = ", ".join(filter(None, (named(record), differences.label_of(record["config"], keys))))
             if several_sets:
                 label += f"{_set_of(record).replace(' of ', ', ').partition(':')[0]}:"
-            panels[_family(record["model"])].append((label, _mean_curves(curves)))
+            panels[_family(record["model"])].append((label, mean_curves(curves)))
     if panels:
         plot_panels(panels, output)
-
-
-def _mean_curves(runs: list[Curves]) -> Curves:
-    """The mean over runs of one config, at the steps that all of them have."""
-    mean = {}
-    for name in set.intersection(*(set(curves) for curves in runs)):
-        steps = functools.reduce(np.intersect1d, (curves[name][0] for curves in runs))
-        values = [curves[name][1][np.isin(curves[name][0], steps)] for curves in runs]
-        mean[name] = (steps, np.mean(values, axis=0))
-    return mean

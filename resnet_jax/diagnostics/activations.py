@@ -20,7 +20,7 @@ class Activations(NamedTuple):
       stds: its standard deviation.
       zeros: share of its elements that are 0, which the last ReLU has let nothing through of.
       responses: standard deviation of what comes out of each 3x3 layer's normalization, before ReLU or addition, by the
-        layer's name (the paper's Figure 7); of nets with activation_order="post" alone, see `layer_responses`.
+        layer's name (the paper's Figure 7); of the nets that `layer_responses` takes alone.
     """
 
     means: dict[str, float]
@@ -52,7 +52,7 @@ def activations(model: ResNet, variables: dict, images: Float[Array, "n h w c"])
         described.append(_describe(x, found))
     *values, layers = zip(*jax.device_get(described), strict=True)
     means, stds, zeros = (dict(zip(names, map(float, own), strict=True)) for own in values)
-    if model.activation_order == "pre":
+    if not model.arrangement.last:
         return Activations(means, stds, zeros, {})
     pairs = [
         (f"{name}/{layer}", float(std)) for name, own in zip(names, layers, strict=True) for layer, std in own.items()
